@@ -1,0 +1,22 @@
+"""The parts of a transformer, in plain `keras.ops`: they run on TensorFlow, JAX and PyTorch.
+
+Masks are boolean everywhere, True where a position may be attended to.
+"""
+
+from keras_llm.layers.attention import MultiHeadAttention, scaled_dot_product_attention
+from keras_llm.layers.feed_forward import FeedForward, gelu
+from keras_llm.layers.heads import MaskedLMHead, NextSentenceHead
+from keras_llm.layers.positions import PositionEmbedding, SinePositionEncoding
+from keras_llm.layers.transformer import EncoderBlock
+
+__all__ = [
+    "EncoderBlock",
+    "FeedForward",
+    "MaskedLMHead",
+    "MultiHeadAttention",
+    "NextSentenceHead",
+    "PositionEmbedding",
+    "SinePositionEncoding",
+    "gelu",
+    "scaled_dot_product_attention",
+]

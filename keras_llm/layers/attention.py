@@ -1,0 +1,323 @@
+"""Scaled dot-product and multi-head attention ("Attention Is All You Need", section 3.2).
+
+Notable:
+- plain matrix products on (batch, heads, length, depth): faster on CPU than einsum;
+- the softmax is taken in float32 even when everything else is in half precision;
+- a query that may attend to nothing gets zeros, not NaN and not an average of what is hidden;
+- masks are boolean, True = may attend; any other type is refused, never inverted silently;
+- a cache of keys and values, so that text is generated without computing the past again.
+"""
+
+import keras
+from keras import ops
+
+# The score of a hidden position. Finite: softmax of a row of -infinity would be NaN.
+HIDDEN_SCORE = -1e30
+
+
+def scaled_dot_product_attention(q, k, v, mask=None, return_scores=False):
+    """Lets every query gather the values whose keys resemble it: `softmax(q k^T / sqrt(depth)) v`.
+
+    "Attention Is All You Need" (Vaswani et al., 2017), section 3.2.1, equation 1.
+
+    The classic TensorFlow tutorial has a function of the same name and arguments whose mask is a
+    float, 1 where a position is HIDDEN. Here a mask is boolean, True where a position may be
+    attended to: convert the tutorial's with `mask == 0`.
+
+    Args:
+        q: queries, float (..., query, depth). Tensor, array or nested list, as `k` and `v`.
+        k: keys, float (..., key, depth).
+        v: values, float (..., key, value_depth).
+        mask: bool, broadcastable to (..., query, key), True = may attend; None = all may.
+        return_scores: bool, whether to return the attention scores too.
+
+    Returns:
+        The output (..., query, value_depth), or the pair (output, scores) with scores
+        (..., query, key). Each row of scores sums to 1, or is all zeros (and so is its output)
+        where the query may attend to nothing.
+
+    Raises:
+        TypeError: the mask is not boolean.
+        ValueError: the shapes do not fit together.
+
+    Example:
+        >>> q = [[1.0, 0.0]]
+        >>> k = [[1.0, 0.0], [0.0, 1.0]]
+        >>> output, scores = scaled_dot_product_attention(q, k, k, return_scores=True)
+        >>> print(keras.ops.convert_to_numpy(scores).round(2))
+        [[0.67 0.33]]
+        >>> print(keras.ops.convert_to_numpy(
+        ...     scaled_dot_product_attention(q, k, k, mask=[[False, True]])))
+        [[0. 1.]]
+    """
+    q, k, v = (ops.convert_to_tensor(x) for x in (q, k, v))
+    _check_shapes(q, k, v)
+    dtype = keras.backend.result_type(q.dtype, k.dtype, v.dtype, float)
+    q, k, v = (ops.cast(x, dtype) for x in (q, k, v))
+
+    scores = attention_scores(q, k, mask)  # (..., query, key)
+    output = ops.matmul(scores, v)  # (..., query, value_depth)
+    return (output, scores) if return_scores else output
+
+
+def attention_scores(q, k, mask=None):
+    """Gives how much each query attends to each key: `softmax(q k^T / sqrt(depth))`.
+
+    Args:
+        q: queries, float (..., query, depth).
+        k: keys, of the same type, (..., key, depth).
+        mask: bool, broadcastable to (..., query, key), True = may attend; None = all may.
+
+    Returns:
+        Tensor (..., query, key) of the type of `q`; the rows sum to 1, or are zeros where a
+        query may attend to nothing.
+
+    Raises:
+        TypeError: the mask is not boolean.
+        ValueError: the mask does not broadcast to (..., query, key).
+
+    Example:
+        >>> q = k = keras.ops.zeros((1, 4, 2))
+        >>> print(keras.ops.convert_to_numpy(attention_scores(q, k)[0, 0]))
+        [0.25 0.25 0.25 0.25]
+    """
+    # Scaling the queries, not the scores, keeps float16 from overflowing in the product.
+    scores = ops.matmul(q * q.shape[-1] ** -0.5, ops.swapaxes(k, -1, -2))  # (..., query, key)
+    scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
+    if mask is None:
+        return ops.cast(ops.softmax(scores), q.dtype)
+
+    mask = _as_boolean_mask(mask, scores.shape)
+    scores = ops.softmax(ops.where(mask, scores, HIDDEN_SCORE))
+    may_attend = ops.any(mask, axis=-1, keepdims=True)  # (..., query, 1)
+    return ops.cast(ops.where(may_attend, scores, 0.0), q.dtype)
+
+
+def causal_mask(query_length, key_length, start=0):
+    """Hides the future: the query at position `start + i` may attend to the keys 0 .. start + i.
+
+    Args:
+        query_length: int, number of queries.
+        key_length: int, number of keys.
+        start: int or scalar tensor, position of the first query among the keys.
+
+    Returns:
+        Boolean tensor (query, key), True = may attend.
+
+    Example:
+        >>> print(keras.ops.convert_to_numpy(causal_mask(2, 3, start=1)))
+        [[ True  True False]
+         [ True  True  True]]
+    """
+    query_positions = start + ops.arange(query_length)  # (query,)
+    return ops.arange(key_length) <= query_positions[:, None]  # (query, key)
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class MultiHeadAttention(keras.layers.Layer):
+    """Attends `num_heads` times in parallel, each time in a learned subspace of its own.
+
+    "Attention Is All You Need" (Vaswani et al., 2017), section 3.2.2. The heads' depth is
+    `hidden_dim / num_heads`; the output has `hidden_dim` features.
+
+    Args:
+        hidden_dim: int, features of the output and of all heads together.
+        num_heads: int, number of heads; divides `hidden_dim`.
+        dropout: float in [0, 1), the share of attention scores set to zero in training.
+        kernel_initializer: initializer of the four kernels.
+        **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
+
+    Call arguments:
+        query: float (batch, query, features).
+        value: float (batch, key, features); by default `query`: self-attention.
+        key: float (batch, key, features); by default `value`.
+        attention_mask: bool (batch, query, key), or (batch, 1, key) for all queries alike,
+            True = may attend.
+        causal: bool, whether a position may not attend to later ones (beside `attention_mask`).
+        return_scores: bool, whether to return the scores (batch, heads, query, key) too.
+        cache: float (batch, 2, heads, max_length, depth), the keys and values of the positions
+            before `cache_index`; zeros to begin with. Attention is then over the cache's
+            `max_length` positions and always causal: a slot not yet written is in the future.
+        cache_index: int or int scalar tensor, position of the first query in the cache.
+        training: bool, whether dropout is on.
+
+    Returns:
+        The output (batch, query, hidden_dim), followed by the scores where `return_scores` is
+        set and by the updated cache where a cache is given: `output`, `(output, scores)`,
+        `(output, cache)` or `(output, scores, cache)`.
+
+    Raises:
+        TypeError: the mask is not boolean.
+        ValueError: `num_heads` does not divide `hidden_dim`; shapes do not fit; the tokens do
+            not fit into the cache.
+
+    Example:
+        >>> attention = MultiHeadAttention(hidden_dim=8, num_heads=2)
+        >>> x = keras.random.normal((1, 5, 8))
+        >>> output, scores = attention(x, causal=True, return_scores=True)
+        >>> tuple(output.shape), tuple(scores.shape)
+        ((1, 5, 8), (1, 2, 5, 5))
+    """
+
+    def __init__(
+        self, hidden_dim, num_heads, dropout=0.0, kernel_initializer="glorot_uniform", **kwargs
+    ):
+        super().__init__(**kwargs)
+        if num_heads < 1 or hidden_dim < 1 or hidden_dim % num_heads:
+            raise ValueError(
+                "hidden_dim must be a positive multiple of num_heads, as every head gets "
+                f"hidden_dim / num_heads features. Got hidden_dim={hidden_dim}, "
+                f"num_heads={num_heads}."
+            )
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+        self.query_dense = self._dense("query_dense")
+        self.key_dense = self._dense("key_dense")
+        self.value_dense = self._dense("value_dense")
+        self.output_dense = self._dense("output_dense")
+        self.scores_dropout = keras.layers.Dropout(
+            dropout, dtype=self.dtype_policy, name="scores_dropout"
+        )
+
+    def _dense(self, name):
+        # A clone: an initializer with a seed would give the four kernels the same values.
+        initializer = self.kernel_initializer.clone()
+        return keras.layers.Dense(
+            self.hidden_dim, kernel_initializer=initializer, dtype=self.dtype_policy, name=name
+        )
+
+    def build(self, query_shape, value_shape=None, key_shape=None):
+        """Creates the weights."""
+        value_shape = value_shape or query_shape
+        self.query_dense.build(query_shape)
+        self.key_dense.build(key_shape or value_shape)
+        self.value_dense.build(value_shape)
+        self.output_dense.build((*query_shape[:-1], self.hidden_dim))
+        self.built = True
+
+    def call(
+        self,
+        query,
+        value=None,
+        key=None,
+        attention_mask=None,
+        causal=False,
+        return_scores=False,
+        cache=None,
+        cache_index=None,
+        training=None,
+    ):
+        """Lets each position of `query` gather from `value`."""
+        value = query if value is None else value
+        key = value if key is None else key
+        query = self._split_heads(self.query_dense(query))  # (batch, heads, query, depth)
+        key = self._split_heads(self.key_dense(key))  # (batch, heads, key, depth)
+        value = self._split_heads(self.value_dense(value))  # (batch, heads, key, depth)
+        if cache is not None or cache_index is not None:
+            cache = self._write_cache(cache, cache_index, key, value)
+            key, value = cache[:, 0], cache[:, 1]  # (batch, heads, max_length, depth)
+
+        mask = self._mask(attention_mask, query, key, causal, cache_index)
+        scores = attention_scores(query, key, mask)  # (batch, heads, query, key)
+        output = ops.matmul(self.scores_dropout(scores, training=training), value)
+        output = self.output_dense(self._merge_heads(output))  # (batch, query, hidden_dim)
+
+        extras = (scores,) if return_scores else ()
+        extras += (cache,) if cache is not None else ()
+        return (output, *extras) if extras else output
+
+    def _split_heads(self, x):
+        batch, length, _ = ops.shape(x)
+        x = ops.reshape(x, (batch, length, self.num_heads, self.hidden_dim // self.num_heads))
+        return ops.transpose(x, (0, 2, 1, 3))  # (batch, heads, length, depth)
+
+    def _merge_heads(self, x):
+        x = ops.transpose(x, (0, 2, 1, 3))  # (batch, length, heads, depth)
+        batch, length, _, _ = ops.shape(x)
+        return ops.reshape(x, (batch, length, self.hidden_dim))
+
+    def _write_cache(self, cache, cache_index, key, value):
+        if cache is None or cache_index is None:
+            raise ValueError(
+                "cache and cache_index go together: pass both when decoding with a cache (a cache "
+                "of zeros and index 0 to begin with), or neither."
+            )
+        length, max_length = key.shape[2], cache.shape[3]
+        is_static = isinstance(cache_index, int) and None not in (length, max_length)
+        if is_static and not 0 <= cache_index <= max_length - length:
+            raise ValueError(
+                f"{length} tokens from position {cache_index} do not fit into a cache of "
+                f"{max_length} positions. Make a longer cache or stop earlier."
+            )
+        update = ops.stack([key, value], axis=1)  # (batch, 2, heads, length, depth)
+        return ops.slice_update(cache, (0, 0, 0, cache_index, 0), update)
+
+    def _mask(self, attention_mask, query, key, causal, cache_index):
+        """Combines what the caller hides with the future; None when nothing is hidden."""
+        mask = None
+        if attention_mask is not None:
+            if len(attention_mask.shape) != 3:
+                raise ValueError(
+                    "attention_mask must have the shape (batch, query, key), or (batch, 1, key). "
+                    f"Got {tuple(attention_mask.shape)}. Make a padding mask (batch, key) fit "
+                    "with padding_mask[:, None, :]."
+                )
+            mask = _as_boolean(attention_mask)[:, None]  # (batch, 1, query, key)
+        if causal or cache_index is not None:
+            start = 0 if cache_index is None else cache_index
+            past = causal_mask(ops.shape(query)[2], ops.shape(key)[2], start)  # (query, key)
+            mask = past if mask is None else ops.logical_and(mask, past)
+        return mask
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "num_heads": self.num_heads,
+            "dropout": self.dropout,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+def _as_boolean(mask):
+    mask = ops.convert_to_tensor(mask)
+    dtype = keras.backend.standardize_dtype(mask.dtype)
+    if dtype != "bool":
+        raise TypeError(
+            f"A mask must be boolean, True where a position may be attended to; got {dtype}. The "
+            "float mask of the classic TensorFlow tutorial is 1 where a position is HIDDEN: "
+            "convert it with `mask == 0`. A mask that is 1 where a position is visible: with "
+            "`mask == 1`."
+        )
+    return mask
+
+
+def _as_boolean_mask(mask, scores_shape):
+    mask = _as_boolean(mask)
+    pairs = zip(reversed(mask.shape), reversed(scores_shape), strict=False)
+    fits = all(None in pair or pair[0] in (1, pair[1]) for pair in pairs)
+    if len(mask.shape) > len(scores_shape) or not fits:
+        raise ValueError(
+            f"The mask's shape {tuple(mask.shape)} does not broadcast to the scores' shape "
+            f"(..., query, key) = {tuple(scores_shape)}."
+        )
+    return mask
+
+
+def _check_shapes(q, k, v):
+    if min(len(q.shape), len(k.shape), len(v.shape)) < 2:
+        problem = "each needs at least 2 dimensions (length, depth)"
+    elif q.shape[-1] != k.shape[-1]:
+        problem = "queries and keys must have the same depth (last dimension)"
+    elif k.shape[-2] != v.shape[-2]:
+        problem = "there must be one value for each key (last dimension but one)"
+    else:
+        return
+    raise ValueError(
+        f"q, k and v do not fit together: {problem}. Got q {tuple(q.shape)}, k {tuple(k.shape)}, "
+        f"v {tuple(v.shape)}."
+    )

@@ -1,0 +1,113 @@
+"""The position-wise feed-forward network of a transformer, and the exact GELU.
+
+Keras' own exact GELU is written with the complementary error function, which ONNX does not have;
+ours, with the error function, exports everywhere and is the one that BERT was trained with.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+def gelu(x):
+    """Weighs `x` by the chance that a standard normal variable is below it: `x * P(X <= x)`.
+
+    "Gaussian Error Linear Units" (Hendrycks and Gimpel, 2016), section 2; exact, not the
+    approximation by tanh.
+
+    Args:
+        x: float tensor of any shape.
+
+    Returns:
+        Tensor of the shape and type of `x`.
+
+    Example:
+        >>> print(keras.ops.convert_to_numpy(gelu(keras.ops.array([-1.0, 0.0, 1.0]))).round(4))
+        [-0.1587  0.      0.8413]
+    """
+    return 0.5 * x * (1.0 + ops.erf(x / math.sqrt(2.0)))
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class FeedForward(keras.layers.Layer):
+    """Two dense layers with an activation between, applied to each position alone.
+
+    "Attention Is All You Need" (Vaswani et al., 2017), section 3.3; dropout of the output as in
+    section 5.4.
+
+    Args:
+        intermediate_dim: int, features between the two layers.
+        hidden_dim: int, features of the output; by default those of the input.
+        activation: name or function; "gelu" is the exact `keras_llm.layers.gelu`.
+        dropout: float in [0, 1), the share of output features set to zero in training.
+        kernel_initializer: initializer of the two kernels.
+        **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
+
+    Call arguments:
+        x: float (..., features).
+        training: bool, whether dropout is on.
+
+    Returns:
+        Tensor (..., hidden_dim).
+
+    Example:
+        >>> tuple(FeedForward(intermediate_dim=32)(keras.ops.ones((2, 5, 8))).shape)
+        (2, 5, 8)
+    """
+
+    def __init__(
+        self,
+        intermediate_dim,
+        hidden_dim=None,
+        activation="gelu",
+        dropout=0.0,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.intermediate_dim = intermediate_dim
+        self.hidden_dim = hidden_dim
+        self.activation = gelu if activation == "gelu" else keras.activations.get(activation)
+        self.dropout = dropout
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, x_shape):
+        """Creates the weights."""
+        self.intermediate_dense = keras.layers.Dense(
+            self.intermediate_dim,
+            activation=self.activation,
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name="intermediate_dense",
+        )
+        self.output_dense = keras.layers.Dense(
+            self.hidden_dim or x_shape[-1],
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name="output_dense",
+        )
+        self.output_dropout = keras.layers.Dropout(
+            self.dropout, dtype=self.dtype_policy, name="output_dropout"
+        )
+        self.intermediate_dense.build(x_shape)
+        self.output_dense.build((*x_shape[:-1], self.intermediate_dim))
+        self.built = True
+
+    def call(self, x, training=None):
+        """Transforms each position of `x`."""
+        x = self.intermediate_dense(x)  # (..., intermediate_dim)
+        x = self.output_dense(x)  # (..., hidden_dim)
+        return self.output_dropout(x, training=training)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "intermediate_dim": self.intermediate_dim,
+            "hidden_dim": self.hidden_dim,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

@@ -1,0 +1,142 @@
+"""What BERT learns from: heads that guess masked tokens and whether two segments belong together.
+
+Both give logits in float32 under every precision, as the loss needs.
+"""
+
+import keras
+from keras import ops
+
+from keras_llm.layers.feed_forward import gelu
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class MaskedLMHead(keras.layers.Layer):
+    """Guesses the tokens at the masked positions, and at those only.
+
+    "BERT" (Devlin et al., 2018), section 3.1, task 1. The output matrix is the token embedding
+    itself ("Using the Output Embedding to Improve Language Models", Press and Wolf, 2016).
+
+    Args:
+        token_embedding: `keras.layers.ReversibleEmbedding` (or KerasHub's) that embeds the
+            model's tokens; shared, not copied.
+        layer_norm_epsilon: float, added to the variance in layer normalisation.
+        kernel_initializer: initializer of the dense layer's kernel.
+        **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
+
+    Call arguments:
+        x: float (batch, length, hidden_dim), the encoder's output.
+        mask_positions: int (batch, predictions), positions in the sequence; unused slots may
+            hold any valid position, such as 0.
+
+    Returns:
+        Logits, float32 (batch, predictions, vocabulary).
+
+    Example:
+        >>> embedding = keras.layers.ReversibleEmbedding(input_dim=100, output_dim=8)
+        >>> x = embedding(keras.ops.array([[5, 6, 7, 8, 9]]))
+        >>> head = MaskedLMHead(token_embedding=embedding)
+        >>> tuple(head(x, mask_positions=keras.ops.array([[1, 3]])).shape)
+        (1, 2, 100)
+    """
+
+    def __init__(
+        self,
+        token_embedding,
+        layer_norm_epsilon=1e-5,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.token_embedding = token_embedding
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.dense = keras.layers.Dense(
+            token_embedding.output_dim,
+            activation=gelu,
+            kernel_initializer=self.kernel_initializer,
+            dtype=self.dtype_policy,
+            name="dense",
+        )
+        self.layer_norm = keras.layers.LayerNormalization(
+            epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name="layer_norm"
+        )
+
+    def build(self, x_shape):
+        """Creates the weights."""
+        self.dense.build(x_shape)
+        self.layer_norm.build((*x_shape[:-1], self.token_embedding.output_dim))
+        self.bias = self.add_weight(
+            name="bias",
+            shape=(self.token_embedding.input_dim,),
+            initializer="zeros",
+            autocast=False,  # it is added in float32
+        )
+        self.built = True
+
+    def call(self, x, mask_positions):
+        """Returns the logits of every token at `mask_positions`."""
+        x = ops.take_along_axis(x, mask_positions[:, :, None], axis=1)
+        x = self.layer_norm(self.dense(x))  # (batch, predictions, hidden_dim)
+        logits = self.token_embedding(x, reverse=True)  # (batch, predictions, vocabulary)
+        return ops.cast(logits, "float32") + ops.cast(self.bias, "float32")
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "token_embedding": keras.saving.serialize_keras_object(self.token_embedding),
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Builds the layer from `get_config`'s result."""
+        embedding = keras.saving.deserialize_keras_object(config["token_embedding"])
+        return cls(**{**config, "token_embedding": embedding})
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class NextSentenceHead(keras.layers.Layer):
+    """Guesses whether the second segment follows the first in the text.
+
+    "BERT" (Devlin et al., 2018), section 3.1, task 2.
+
+    Args:
+        kernel_initializer: initializer of the dense layer's kernel.
+        **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
+
+    Call arguments:
+        x: float (batch, hidden_dim), the encoder's pooled output.
+
+    Returns:
+        Logits, float32 (batch, 2). Index 1: the second segment follows the first; index 0: it
+        does not.
+
+    Example:
+        >>> tuple(NextSentenceHead()(keras.ops.ones((3, 8))).shape)
+        (3, 2)
+    """
+
+    def __init__(self, kernel_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.dense = keras.layers.Dense(
+            2, kernel_initializer=self.kernel_initializer, dtype=self.dtype_policy, name="dense"
+        )
+
+    def build(self, x_shape):
+        """Creates the weights."""
+        self.dense.build(x_shape)
+        self.built = True
+
+    def call(self, x):
+        """Returns the logits of 'does not follow' and 'follows'."""
+        return ops.cast(self.dense(x), "float32")
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
