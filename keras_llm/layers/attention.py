@@ -87,7 +87,8 @@ def attention_scores(q, k, mask=None):
     if mask is None:
         return ops.cast(ops.softmax(scores), q.dtype)
 
-    mask = _as_boolean_mask(mask, scores.shape)
+    mask = as_boolean(mask)
+    _check_broadcast(mask.shape, scores.shape)
     scores = ops.softmax(ops.where(mask, scores, HIDDEN_SCORE))
     may_attend = ops.any(mask, axis=-1, keepdims=True)  # (..., query, 1)
     return ops.cast(ops.where(may_attend, scores, 0.0), q.dtype)
@@ -111,6 +112,36 @@ def causal_mask(query_length, key_length, start=0):
     """
     query_positions = start + ops.arange(query_length)  # (query,)
     return ops.arange(key_length) <= query_positions[:, None]  # (query, key)
+
+
+def as_boolean(mask):
+    """Refuses a mask that is not boolean: whether 1 means hidden or visible is not to be guessed.
+
+    Args:
+        mask: tensor, array or nested list of any shape.
+
+    Returns:
+        The mask as a boolean tensor.
+
+    Raises:
+        TypeError: the mask is not boolean.
+
+    Example:
+        >>> as_boolean([[1.0, 0.0]])
+        Traceback (most recent call last):
+        ...
+        TypeError: A mask must be boolean, True where a position may be attended to; got float32...
+    """
+    mask = ops.convert_to_tensor(mask)
+    dtype = keras.backend.standardize_dtype(mask.dtype)
+    if dtype != "bool":
+        raise TypeError(
+            f"A mask must be boolean, True where a position may be attended to; got {dtype}. The "
+            "float mask of the classic TensorFlow tutorial is 1 where a position is HIDDEN: "
+            "convert it with `mask == 0`. Convert a mask that is 1 where a position is visible "
+            "with `mask == 1`."
+        )
+    return mask
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -183,7 +214,7 @@ class MultiHeadAttention(keras.layers.Layer):
         )
 
     def _dense(self, name):
-        # A clone: an initializer with a seed would give the four kernels the same values.
+        # One initializer gives the same values at every call; its clone draws others.
         initializer = self.kernel_initializer.clone()
         return keras.layers.Dense(
             self.hidden_dim, kernel_initializer=initializer, dtype=self.dtype_policy, name=name
@@ -216,6 +247,7 @@ class MultiHeadAttention(keras.layers.Layer):
         query = self._split_heads(self.query_dense(query))  # (batch, heads, query, depth)
         key = self._split_heads(self.key_dense(key))  # (batch, heads, key, depth)
         value = self._split_heads(self.value_dense(value))  # (batch, heads, key, depth)
+        _check_shapes(query, key, value)
         if cache is not None or cache_index is not None:
             cache = self._write_cache(cache, cache_index, key, value)
             key, value = cache[:, 0], cache[:, 1]  # (batch, heads, max_length, depth)
@@ -259,13 +291,14 @@ class MultiHeadAttention(keras.layers.Layer):
         """Combines what the caller hides with the future; None when nothing is hidden."""
         mask = None
         if attention_mask is not None:
-            if len(attention_mask.shape) != 3:
+            mask = as_boolean(attention_mask)
+            if len(mask.shape) != 3:
                 raise ValueError(
                     "attention_mask must have the shape (batch, query, key), or (batch, 1, key). "
-                    f"Got {tuple(attention_mask.shape)}. Make a padding mask (batch, key) fit "
-                    "with padding_mask[:, None, :]."
+                    f"Got {tuple(mask.shape)}. Make a padding mask (batch, key) fit with "
+                    "padding_mask[:, None, :]."
                 )
-            mask = _as_boolean(attention_mask)[:, None]  # (batch, 1, query, key)
+            mask = mask[:, None]  # (batch, 1, query, key)
         if causal or cache_index is not None:
             start = 0 if cache_index is None else cache_index
             past = causal_mask(ops.shape(query)[2], ops.shape(key)[2], start)  # (query, key)
@@ -283,37 +316,22 @@ class MultiHeadAttention(keras.layers.Layer):
         }
 
 
-def _as_boolean(mask):
-    mask = ops.convert_to_tensor(mask)
-    dtype = keras.backend.standardize_dtype(mask.dtype)
-    if dtype != "bool":
-        raise TypeError(
-            f"A mask must be boolean, True where a position may be attended to; got {dtype}. The "
-            "float mask of the classic TensorFlow tutorial is 1 where a position is HIDDEN: "
-            "convert it with `mask == 0`. A mask that is 1 where a position is visible: with "
-            "`mask == 1`."
-        )
-    return mask
-
-
-def _as_boolean_mask(mask, scores_shape):
-    mask = _as_boolean(mask)
-    pairs = zip(reversed(mask.shape), reversed(scores_shape), strict=False)
+def _check_broadcast(mask_shape, scores_shape):
+    pairs = zip(reversed(mask_shape), reversed(scores_shape), strict=False)
     fits = all(None in pair or pair[0] in (1, pair[1]) for pair in pairs)
-    if len(mask.shape) > len(scores_shape) or not fits:
+    if len(mask_shape) > len(scores_shape) or not fits:
         raise ValueError(
-            f"The mask's shape {tuple(mask.shape)} does not broadcast to the scores' shape "
+            f"The mask's shape {tuple(mask_shape)} does not broadcast to the scores' shape "
             f"(..., query, key) = {tuple(scores_shape)}."
         )
-    return mask
 
 
 def _check_shapes(q, k, v):
     if min(len(q.shape), len(k.shape), len(v.shape)) < 2:
         problem = "each needs at least 2 dimensions (length, depth)"
-    elif q.shape[-1] != k.shape[-1]:
+    elif _differ(q.shape[-1], k.shape[-1]):
         problem = "queries and keys must have the same depth (last dimension)"
-    elif k.shape[-2] != v.shape[-2]:
+    elif _differ(k.shape[-2], v.shape[-2]):
         problem = "there must be one value for each key (last dimension but one)"
     else:
         return
@@ -321,3 +339,7 @@ def _check_shapes(q, k, v):
         f"q, k and v do not fit together: {problem}. Got q {tuple(q.shape)}, k {tuple(k.shape)}, "
         f"v {tuple(v.shape)}."
     )
+
+
+def _differ(length, other):
+    return None not in (length, other) and length != other

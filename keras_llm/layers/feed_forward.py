@@ -15,7 +15,8 @@ def gelu(x):
     """Weighs `x` by the chance that a standard normal variable is below it: `x * P(X <= x)`.
 
     "Gaussian Error Linear Units" (Hendrycks and Gimpel, 2016), section 2; exact, not the
-    approximation by tanh.
+    approximation by tanh. Computed in float32 under half precision, where `1 + erf` of a negative
+    number has no digits left.
 
     Args:
         x: float tensor of any shape.
@@ -27,7 +28,8 @@ def gelu(x):
         >>> print(keras.ops.convert_to_numpy(gelu(keras.ops.array([-1.0, 0.0, 1.0]))).round(4))
         [-0.1587  0.      0.8413]
     """
-    return 0.5 * x * (1.0 + ops.erf(x / math.sqrt(2.0)))
+    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    return ops.cast(0.5 * wide * (1.0 + ops.erf(wide / math.sqrt(2.0))), x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")

@@ -7,7 +7,7 @@ Normalised after each sum as in the original transformer and BERT, or before eac
 import keras
 from keras import ops
 
-from keras_llm.layers.attention import MultiHeadAttention
+from keras_llm.layers.attention import MultiHeadAttention, as_boolean
 from keras_llm.layers.feed_forward import FeedForward
 
 
@@ -122,7 +122,7 @@ class EncoderBlock(keras.layers.Layer):
 
     def call(self, x, padding_mask=None, attention_mask=None, return_scores=False, training=None):
         """Lets each position gather from the others, then transforms it."""
-        attention_mask = _combine_masks(padding_mask, attention_mask)  # (batch, 1 or query, key)
+        attention_mask = _combine_masks(padding_mask, attention_mask)
 
         shortcut = x
         x = self.attention_norm(x) if self.norm_first else x
@@ -154,9 +154,15 @@ class EncoderBlock(keras.layers.Layer):
 
 
 def _combine_masks(padding_mask, attention_mask):
+    """Returns a mask (batch, 1 or query, key) of what neither mask hides, or None."""
     if padding_mask is None:
         return attention_mask
+    padding_mask = as_boolean(padding_mask)
+    if len(padding_mask.shape) != 2:
+        raise ValueError(
+            f"padding_mask must have the shape (batch, length). Got {tuple(padding_mask.shape)}."
+        )
     padding_mask = padding_mask[:, None, :]  # (batch, 1, key)
     if attention_mask is None:
         return padding_mask
-    return ops.logical_and(padding_mask, attention_mask)
+    return ops.logical_and(padding_mask, as_boolean(attention_mask))
