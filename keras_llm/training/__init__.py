@@ -1,0 +1,35 @@
+"""Training: where it runs, what it minimises, how it steps and how it goes on after a stop."""
+
+from keras_llm.training.checkpoint import Checkpoint, restore_checkpoint, save_checkpoint
+from keras_llm.training.curves import plot_curves
+from keras_llm.training.distribution import (
+    densify,
+    global_sum,
+    is_first_worker,
+    is_multi_worker,
+    strategy,
+)
+from keras_llm.training.fit import fit, read_history
+from keras_llm.training.losses import GlobalMeanCrossentropy
+from keras_llm.training.model import DistributedFit
+from keras_llm.training.optimizers import AdamW, GlobalGradients
+from keras_llm.training.schedules import WarmupLinearDecay
+
+__all__ = [
+    "AdamW",
+    "Checkpoint",
+    "DistributedFit",
+    "GlobalGradients",
+    "GlobalMeanCrossentropy",
+    "WarmupLinearDecay",
+    "densify",
+    "fit",
+    "global_sum",
+    "is_first_worker",
+    "is_multi_worker",
+    "plot_curves",
+    "read_history",
+    "restore_checkpoint",
+    "save_checkpoint",
+    "strategy",
+]

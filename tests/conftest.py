@@ -1,0 +1,21 @@
+"""Two logical CPU devices for every test, so that tf.distribute has replicas to mirror."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+import tensorflow as tf
+
+from keras_llm import training
+
+_cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(_cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(params=[1, 2], ids=["one replica", "two replicas"])
+def replicas(request):
+    """A strategy of one and of two replicas."""
+    if request.param == 1:
+        return tf.distribute.get_strategy()
+    return training.strategy()
