@@ -1,0 +1,5 @@
+"""Text to ids and back: one tokenizer for Python, tf.data and served graphs."""
+
+from keras_llm.tokenizers.wordpiece import WordPieceTokenizer
+
+__all__ = ["WordPieceTokenizer"]
