@@ -136,12 +136,12 @@ def _row_documents(
 def _in_parts(lines: Iterable[str], metadata: dict, document_id: str) -> Iterator[Document]:
     """Joins the lines of one document, or of bearable parts of it if it is over-long."""
     part, held, length = 0, [], 0
-    for line in lines:
+    for line in (line.rstrip("\r\n") for line in lines):
         if held and length + len(line) > MAX_PART_CHARACTERS:
             yield Document("\n".join(held), metadata, document_id, part)
             part, held, length = part + 1, [], 0
-        held.append(line.rstrip("\r\n"))
-        length += len(line)
+        held.append(line)
+        length += len(line) + 1  # and the line's end
     yield Document("\n".join(held), metadata, document_id, part)
 
 
@@ -163,16 +163,15 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
     csv.field_size_limit(MAX_LINE_BYTES)  # the module's own limit is 131,072 characters
-    reader = csv.DictReader((line for _, line in _numbered_lines(path)), strict=True)
+    rows = csv.reader((line for _, line in _numbered_lines(path)), strict=True)
     try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise csv.Error(
-                    f"the row has not {len(reader.fieldnames)} columns as the first has"
-                )
-            yield reader.line_num, row
+        columns = next(rows, [])
+        for values in filter(None, rows):  # a blank line is no row
+            if len(values) != len(columns):
+                raise csv.Error(f"{len(values)} values for the {len(columns)} columns {columns}")
+            yield rows.line_num, dict(zip(columns, values, strict=True))
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: this is not CSV: {error}.") from error
+        raise ValueError(f"{path}, line {rows.line_num}: this is not CSV: {error}.") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:

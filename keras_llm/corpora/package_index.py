@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from unearth import HashMismatchError, Link, PackageFinder
 from unearth.auth import MultiDomainBasicAuth
@@ -136,6 +137,5 @@ def _session(setting: Callable[[str], str], places: list[dict[str, str]]) -> PyP
 
 
 def _progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    )
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True))
