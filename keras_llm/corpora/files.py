@@ -58,7 +58,7 @@ def from_files(path: str | Path, language: str | None = None, text_field: str = 
     """
     return Corpus(
         name=str(path),
-        read=partial(_read_files, _find_files(Path(path)), text_field),
+        read=partial(_read_files, _find_files(Path(path).expanduser()), text_field),
         description="The user's own text.",
         language=language,
         source=str(path),
@@ -74,7 +74,9 @@ def _find_files(path: Path) -> tuple[Path, ...]:
         return (path.absolute(),)
     pattern = glob.iglob(str(path), recursive=True)
     candidates = path.rglob("*") if path.is_dir() else map(Path, pattern)
-    found = sorted(file.absolute() for file in candidates if _kind(file) in KINDS)
+    found = sorted(
+        file.absolute() for file in candidates if _kind(file) in KINDS and file.is_file()
+    )
     if not found:
         raise FileNotFoundError(
             f"Found no text at {str(path)!r}. Pass a file, a folder or a glob pattern with files "
@@ -99,10 +101,9 @@ def _read_files(paths: Iterable[Path], text_field: str) -> Iterator[Document]:
 
 
 def _read_file(path: Path, text_field: str) -> Iterator[Document]:
-    kind = _kind(path)
-    return (
-        _paragraphs(path) if kind == ".txt" else _row_documents(path, ROWS[kind](path), text_field)
-    )
+    if _kind(path) == ".txt":
+        return _paragraphs(path)
+    return _row_documents(path, ROWS[_kind(path)](path), text_field)
 
 
 def _paragraphs(path: Path) -> Iterator[Document]:
@@ -178,13 +179,11 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             batches = file.iter_batches(batch_size=PARQUET_BATCH_ROWS)
-            yield from enumerate(chain.from_iterable(map(_to_rows, batches)), start=1)
+            yield from enumerate(
+                chain.from_iterable(map(pyarrow.RecordBatch.to_pylist, batches)), start=1
+            )
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: this is not a Parquet file that can be read: {error}") from error
-
-
-def _to_rows(batch: pyarrow.RecordBatch) -> list[dict]:
-    return batch.to_pylist()
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -214,14 +213,15 @@ def _read_line(file: BinaryIO, path: Path, number: int) -> bytes:
 
 def _decode(line: bytes, path: Path, number: int, offset: int) -> str:
     try:
-        # Some editors begin a file with the byte order mark.
-        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+        text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}, line {number}: byte {line[error.start]:#04x} at offset "
             f"{offset + error.start} of the file is not UTF-8. Convert the file to UTF-8, for "
-            f"instance with `iconv -f LATIN1 -t UTF-8`."
+            "instance with `iconv -f LATIN1 -t UTF-8`."
         ) from error
+    # Some editors begin a file with the byte order mark.
+    return text.removeprefix("\ufeff") if number == 1 else text
 
 
 ROWS = {".jsonl": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}

@@ -31,10 +31,10 @@ def pip_settings() -> Callable[[str], str]:
         pip, a `PIP_*` variable comes before a file's `[install]`, and that before `[global]`.
 
     Example:
-        >>> os.environ["PIP_INDEX_URL"] = "https://example.org/simple"
-        >>> pip_settings()("index-url")
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, PIP_INDEX_URL="https://example.org/simple"):
+        ...     pip_settings()("index-url")
         'https://example.org/simple'
-        >>> del os.environ["PIP_INDEX_URL"]
     """
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True).stdout
@@ -63,14 +63,15 @@ def sources(setting: Callable[[str], str]) -> list[dict[str, str]]:
         List of `{"url": ..., "type": "index" or "find_links"}`, as `unearth` wants it.
 
     Example:
-        >>> sources({"extra-index-url": "https://example.org/simple"}.get)
+        >>> settings = {"extra-index-url": "https://example.org/simple"}
+        >>> sources(lambda name: settings.get(name, ""))
         [{'url': 'https://pypi.org/simple/', 'type': 'index'},
          {'url': 'https://example.org/simple', 'type': 'index'}]
     """
-    indexes = [setting("index-url") or PYPI, *(setting("extra-index-url") or "").split()]
-    if (setting("no-index") or "").lower() in ("1", "true", "yes", "on"):
+    indexes = [setting("index-url") or PYPI, *setting("extra-index-url").split()]
+    if setting("no-index").lower() in ("1", "true", "yes", "on"):
         indexes = []
-    folders = (setting("find-links") or "").split()
+    folders = setting("find-links").split()
     return [
         *({"url": url, "type": "index"} for url in indexes),
         *({"url": url, "type": "find_links"} for url in folders),

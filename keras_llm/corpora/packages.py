@@ -26,10 +26,10 @@ def cache_folder() -> Path:
         Path: `$KERAS_LLM_CACHE` if it is set, otherwise the user's cache folder of the system.
 
     Example:
-        >>> os.environ["KERAS_LLM_CACHE"] = "/data/cache"
-        >>> cache_folder().as_posix()
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, KERAS_LLM_CACHE="/data/cache"):
+        ...     cache_folder().as_posix()
         '/data/cache'
-        >>> del os.environ["KERAS_LLM_CACHE"]
     """
     return Path(os.environ.get("KERAS_LLM_CACHE") or user_cache_dir("keras_llm")).expanduser()
 
@@ -69,12 +69,12 @@ class Package:
         return cache_folder() / f"{self.name}-{self.version}"
 
     def is_cached(self) -> bool:
-        """Whether all files are in the cache, so that nothing will be fetched.
+        """Whether all files are in the cache with the right content: nothing will be fetched.
 
         Returns:
-            bool. The files' hashes are looked at when they are opened, not here.
+            bool.
         """
-        return all((self.folder / name).is_file() for name in self.members)
+        return all(map(self._is_intact, self.members))
 
     def path(self, name: str) -> Path:
         """Returns the path of a file with the right content, fetching it if need be.
@@ -90,10 +90,14 @@ class Package:
             ValueError: if what the index offers has another hash.
         """
         path = self.folder / name
-        if not path.is_file() or _sha256(path) != self.members[name].sha256:
+        if not self._is_intact(name):
             path.unlink(missing_ok=True)
             self._fetch()
         return path
+
+    def _is_intact(self, name: str) -> bool:
+        path = self.folder / name
+        return path.is_file() and _sha256(path) == self.members[name].sha256
 
     def _fetch(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

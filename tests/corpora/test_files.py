@@ -92,6 +92,7 @@ def test_gzip_and_byte_order_mark(tmp_path):
 
 def test_folders_and_patterns_are_read_in_order(tmp_path, monkeypatch):
     (tmp_path / "sub").mkdir()
+    (tmp_path / "folder.txt").mkdir()
     for name in ("b.txt", "a.txt", "sub/c.txt", "a.jsonl", "notes.md"):
         content = json.dumps({"text": name}) if name.endswith("jsonl") else name
         (tmp_path / name).write_text(content)

@@ -81,6 +81,7 @@ def test_members_are_fetched_once_and_whole(folder):
 def test_a_cached_file_with_another_hash_is_fetched_again(folder):
     offer(folder)
     TOY.path("plain.txt").write_bytes(b"tampered with")
+    assert not TOY.is_cached()
     assert TOY.path("plain.txt").read_bytes() == PLAIN
 
 
