@@ -13,8 +13,8 @@ What is notable:
 
 The ids equal those of `tokenizers.BertWordPieceTokenizer`, except for
 
-- code points that Unicode added or reclassified after version 8.0 (2015), which the reference does
-  not know as accents, punctuation or capitals;
+- code points that Unicode added after version 8.0 (2015), and U+166D, U+1734, U+1885, U+1886,
+  U+A9BD and U+111C9, reclassified since: the libraries know different versions of Unicode;
 - U+2B820 to U+2B91F, ideographs that the reference leaves out of its list of ideographs;
 - words of more than 100 characters, unknown to the reference, and here only beyond 400 bytes;
 - special tokens spelled out in the text: "[MASK]" in a text is three plain tokens here.
@@ -109,7 +109,10 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
         self.file_assets = [VOCABULARY_FILE]
         for name, token in SPECIAL_TOKENS.items():
             self._add_special_token(token, name)
-        self._vocabulary = None
+        # By these names KerasHub's preprocessors ask for them.
+        self._add_special_token(self.cls_token, "start_token")
+        self._add_special_token(self.sep_token, "end_token")
+        self.vocabulary = None
         if (
             vocabulary is not None
         ):  # None: Keras is loading a file and gives the vocabulary as an asset
@@ -159,7 +162,7 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
             characters = _write_normal(texts, lowercase, file)
             if not characters:
                 raise ValueError(
-                    "The corpus holds no text to learn a vocabulary from. Check its path or its split."
+                    "The corpus holds no text to learn a vocabulary from. Check its path or split."
                 )
             specials = list(SPECIAL_TOKENS.values())
             # The trainer meets the characters in an order that differs from run to run, and breaks
@@ -206,6 +209,10 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
     def call(self, inputs):
         """The same as `tokenize`."""
         return self.tokenize(inputs)
+
+    def compute_output_spec(self, inputs) -> keras.KerasTensor:
+        """Says the output's shape and type; Keras asks before it has read the vocabulary."""
+        return keras.KerasTensor((*inputs.shape, None), dtype="int32", ragged=True)
 
     def encode(self, text: str) -> list[int]:
         """Turns one text into ids, without special tokens.
@@ -294,21 +301,21 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
     def get_vocabulary(self) -> list[str]:
         """Returns the tokens in the order of their ids."""
         self._check_vocabulary()
-        return list(self._vocabulary)
+        return list(self.vocabulary)
 
     def vocabulary_size(self) -> int:
         """Returns the number of tokens."""
         self._check_vocabulary()
-        return len(self._vocabulary)
+        return len(self.vocabulary)
 
     def id_to_token(self, id: int) -> str:
         """Returns the token of an id; `ValueError` when there is none."""
         self._check_vocabulary()
-        if not 0 <= id < len(self._vocabulary):
+        if not 0 <= id < len(self.vocabulary):
             raise ValueError(
-                f"There is no token with id {id}: ids go from 0 to {len(self._vocabulary) - 1}."
+                f"There is no token with id {id}: ids go from 0 to {len(self.vocabulary) - 1}."
             )
-        return self._vocabulary[id]
+        return self.vocabulary[id]
 
     def token_to_id(self, token: str) -> int:
         """Returns the id of a token; `ValueError` when it is not in the vocabulary."""
@@ -322,7 +329,7 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
             vocabulary = _read_vocabulary(Path(vocabulary))
         vocabulary = tuple(vocabulary)
         _check_tokens(vocabulary)
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._ids = {token: id for id, token in enumerate(vocabulary)}
         with (
             tf.init_scope()
@@ -336,7 +343,7 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
         self._update_special_token_ids()
 
     def _check_vocabulary(self):
-        if self._vocabulary is None:
+        if self.vocabulary is None:
             raise ValueError(
                 "This tokenizer has no vocabulary yet. Give it one, "
                 "`WordPieceTokenizer(vocabulary)`, or learn one from text with "
@@ -419,7 +426,7 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
         return {**config, "lowercase": self.lowercase}
 
     def __reduce__(self):
-        return type(self), (self._vocabulary, self.lowercase)
+        return type(self), (self.vocabulary, self.lowercase)
 
 
 def normalize(text: tf.Tensor, lowercase: bool) -> tf.Tensor:
@@ -529,6 +536,8 @@ def _check_tokens(vocabulary: tuple[str, ...]) -> None:
         raise ValueError(
             f"Tokens appear more than once in the vocabulary: {listed}. Keep one of each."
         )
+    if len(vocabulary) == len(SPECIAL_TOKENS):
+        raise ValueError("The vocabulary holds nothing but special tokens. Add tokens of text.")
     if "" in lines:
         raise ValueError(f"The vocabulary has an empty token on line {lines[''][0]}. Remove it.")
 
