@@ -12,6 +12,7 @@ import keras
 import keras_hub
 
 from keras_llm.layers import EncoderBlock, MaskedLMHead, NextSentenceHead, PositionEmbedding
+from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin
 
 LAYER_NORM_EPSILON = 1e-12  # as in the authors' code
 
@@ -227,7 +228,7 @@ class BertBackbone(keras_hub.models.Backbone):
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class BertForPretraining(keras_hub.models.Task):
+class BertForPretraining(TrainingMixin, keras_hub.models.Task):
     """BERT with both heads it is pretrained with: masked tokens and next sentence.
 
     "BERT" (Devlin et al., 2018), section 3.1.
@@ -288,6 +289,26 @@ class BertForPretraining(keras_hub.models.Task):
             },
             **kwargs,
         )
+
+    def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", **kwargs):
+        """Sets up training; by default with BERT's two losses, summed, and two accuracies.
+
+        Args:
+            optimizer: `keras.optimizers.Optimizer`; "auto" is `training.AdamW()`. Pretraining
+                wants a schedule: `training.AdamW(training.WarmupLinearDecay(1e-4, 10_000))`.
+            loss: as in `keras.Model.compile`; "auto" is the mean over the masked tokens of all
+                replicas plus the mean over all pairs.
+            weighted_metrics: as in `keras.Model.compile`; "auto" is the accuracy of each head.
+            **kwargs: further arguments of `keras.Model.compile`.
+        """
+        heads = ("masked_lm", "next_sentence")
+        if loss == "auto":
+            loss = {head: GlobalMeanCrossentropy() for head in heads}
+        if weighted_metrics == "auto":
+            accuracy = keras.metrics.SparseCategoricalAccuracy
+            weighted_metrics = {head: [accuracy(name="accuracy")] for head in heads}
+        optimizer = AdamW() if optimizer == "auto" else optimizer
+        super().compile(optimizer, loss, weighted_metrics=weighted_metrics, **kwargs)
 
 
 def _check_positive(**sizes):

@@ -11,16 +11,16 @@ from keras_llm.training.distribution import (
 )
 from keras_llm.training.fit import fit, read_history
 from keras_llm.training.losses import GlobalMeanCrossentropy
-from keras_llm.training.model import DistributedFit
+from keras_llm.training.model import TrainingMixin
 from keras_llm.training.optimizers import AdamW, GlobalGradients
 from keras_llm.training.schedules import WarmupLinearDecay
 
 __all__ = [
     "AdamW",
     "Checkpoint",
-    "DistributedFit",
     "GlobalGradients",
     "GlobalMeanCrossentropy",
+    "TrainingMixin",
     "WarmupLinearDecay",
     "densify",
     "fit",

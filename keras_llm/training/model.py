@@ -1,8 +1,9 @@
-"""What a Keras model needs so that `fit` works on several devices and hosts.
+"""What a Keras model needs so that `fit` works on several devices and hosts, and after loading.
 
 Keras 3.15 builds metrics from the mean of the replicas' shares of a batch, which fails for boolean
-masks and under `MultiWorkerMirroredStrategy`, and there it averages scalar logs along an axis that
-they do not have. Overriding both in the model leaves Keras itself as it is.
+masks and under `MultiWorkerMirroredStrategy`; there it averages scalar logs along an axis that they
+do not have; and it loads a model with a `compile` of its own without optimizer. Overriding these
+methods in the model leaves Keras itself as it is.
 """
 
 import keras
@@ -11,18 +12,23 @@ from keras import ops, tree
 from keras_llm.training.distribution import is_multi_worker
 
 
-class DistributedFit:
-    """Mixin for a `keras.Model`: `fit` and `evaluate` on one device, several, or several hosts.
+class TrainingMixin:
+    """Mixin for a `keras.Model`: `fit` on one device, several, or several hosts, and after loading.
 
     Put it before the model in the bases.
 
     Example:
-        >>> class Model(DistributedFit, keras.Sequential):
+        >>> class Model(TrainingMixin, keras.Sequential):
         ...     pass
         >>> model = Model([keras.Input((2,)), keras.layers.Dense(1)])
         >>> model.compile("sgd", "mse")
         >>> history = model.fit(keras.ops.ones((8, 2)), keras.ops.ones((8, 1)), verbose=0)
     """
+
+    def compile_from_config(self, config):
+        """Compiles a loaded model as it was; Keras calls it and restores the optimizer's state."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     # Methods below exist only where Keras' TensorFlow trainer calls them: `train_step` has other
     # arguments under JAX.

@@ -68,6 +68,5 @@ class AdamW(GlobalGradients, keras.optimizers.AdamW):
 
     def build(self, variables):
         """Creates the moments of `variables`, and leaves biases and norms out of the decay."""
-        if not self.built:
-            self.exclude_from_weight_decay([v for v in variables if v.name in self.not_decayed])
+        self.exclude_from_weight_decay([v for v in variables if v.name in self.not_decayed])
         super().build(variables)

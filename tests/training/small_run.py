@@ -25,7 +25,7 @@ def batches():
     return data.with_options(options)
 
 
-class Classifier(training.DistributedFit, keras.Sequential):
+class Classifier(training.TrainingMixin, keras.Sequential):
     """A model of this package's kind: with what several hosts need."""
 
 

@@ -1,0 +1,88 @@
+"""Export: a SavedModel that takes strings, with the tokenizer inside, for TF Serving.
+
+Notable: a graph that is saved through a `tf.Module` with Keras layers in it loads in Python and
+    fails
+in TF Serving ("Could not find variable"), and `model.export` stores each weight twice. What is
+saved here holds the plain TensorFlow variables, once each, and the graph that reads them.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import tensorflow as tf
+
+
+def export(model, path):
+    """Writes the next version of a model for serving: strings in, names and probabilities out.
+
+    The folder receives `1/`, `2/`, ... as TF Serving expects them. A version is written beside and
+    renamed when it is whole, so a server that watches the folder never sees half a model. The
+    signature `serving_default` takes `text`, string (batch,), and returns what the model's `serve`
+    does: for a classifier `label`, string (batch,), and `probabilities`, float32 (batch, classes).
+
+    Args:
+        model: A task such as `keras_llm.tasks.TextClassifier`.
+        path: Path of the model's folder, for example `"export/sentiment"`.
+
+    Returns:
+        The `pathlib.Path` of the new version.
+
+    Raises:
+        TypeError: the model has no `serve`.
+        FileExistsError: the path exists as a file.
+
+    Example:
+        >>> from keras_llm.models import BertBackbone
+        >>> from keras_llm.tasks import TextClassifier
+        >>> from keras_llm.tokenizers import WordPieceTokenizer
+        >>> tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine"])
+        >>> model = TextClassifier(BertBackbone.tiny(6), tokenizer, ["negative", "positive"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     version = export(model, f"{folder}/sentiment")
+        ...     served = tf.saved_model.load(version).signatures["serving_default"]
+        ...     sorted(served(text=tf.constant(["fine"])))
+        ['label', 'probabilities']
+    """
+    path = Path(path)
+    if not hasattr(model, "serve"):
+        raise TypeError(
+            f"{type(model).__name__} cannot be exported: it has no `serve`. Export a task such as "
+            "keras_llm.tasks.TextClassifier."
+        )
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file. An export is a folder: choose another path.")
+    path.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=path))
+    try:
+        _save(model, partial)
+        return _rename_to_next_version(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save(model, folder):
+    """Saves the graph of `serve` with the variables it reads."""
+    module = tf.Module()
+    module.variables_of_the_model = [variable.value for variable in model.variables]
+    module.tokenizer = model.preprocessor.tokenizer  # it may own lookup tables
+    serve = tf.function(model.serve, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
+    for file in (p for p in folder.rglob("*") if p.is_file()):
+        with open(file, "rb") as f:
+            os.fsync(f.fileno())
+    folder.chmod(0o755)  # mkdtemp's 0o700 would lock a server of another user out
+
+
+def _rename_to_next_version(partial, path):
+    """Renames to the number after the highest; where another process took it, to the next."""
+    while True:
+        versions = [int(child.name) for child in path.iterdir() if child.name.isdecimal()]
+        version = path / str(max(versions, default=0) + 1)
+        try:
+            os.rename(partial, version)
+            return version
+        except OSError:
+            if not version.exists():
+                raise
