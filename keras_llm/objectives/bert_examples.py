@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_llm import corpora
 from keras_llm.objectives.masked_lm import MaskedLM
-from keras_llm.objectives.next_sentence import find_two_documents, sentence_pairs
+from keras_llm.objectives.next_sentence import check_source, sentence_pairs
 from keras_llm.objectives.shards import (
     parse_pairs,
     read_manifest,
@@ -90,14 +90,16 @@ def bert_examples(
         def read(epoch):
             return serialized_pairs(source, _key(seed, epoch) if training else None)
     else:
-        find_two_documents(source, tokenizer)  # raises here, not in the middle of the pipeline
+        check_source(
+            source, tokenizer, sequence_length
+        )  # raises here, not in the middle of the pipeline
 
         def read(epoch):
             return _pairs_on_the_fly(
                 source, tokenizer, sequence_length, seed, epoch if dynamic else tf.zeros_like(epoch)
             )
 
-    mask = MaskedLM(tokenizer, rate, max_predictions, whole_word, dynamic and training, seed)
+    mask = MaskedLM(tokenizer, rate, max_predictions, whole_word, dynamic, seed)
     pack = _Packer(tokenizer, sequence_length)
 
     def one_epoch(epoch):
@@ -117,7 +119,10 @@ def bert_examples(
         }
         return x, y, weights
 
-    epochs = 1 if not training else epochs or sys.maxsize
+    if not training:
+        epochs = 1
+    elif epochs is None:
+        epochs = sys.maxsize
     dataset = tf.data.Dataset.range(epochs).flat_map(one_epoch)
     dataset = dataset.batch(batch_size, drop_remainder=training)
     dataset = dataset.map(to_example, tf.data.AUTOTUNE, deterministic=True)

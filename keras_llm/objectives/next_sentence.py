@@ -8,6 +8,7 @@ nothing but (seed, epoch, number of the block): any number of processes makes th
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -26,20 +27,20 @@ class SentencePair(NamedTuple):
     """Two segments of text as ids, without special tokens.
 
     Args:
-        first: int32 array `(tokens,)`.
-        second: int32 array `(tokens,)`.
+        first: list of ids.
+        second: list of ids.
         follows: bool, True where `second` stands right after `first` in the text.
     """
 
-    first: np.ndarray
-    second: np.ndarray
+    first: list[int]
+    second: list[int]
     follows: bool
 
 
 @dataclass(frozen=True)
 class _Document:
     id: str
-    sentences: list[np.ndarray]  # ids, none empty
+    sentences: list[list[int]]  # ids, none empty
 
 
 def sentence_pairs(
@@ -64,13 +65,13 @@ def sentence_pairs(
     Args:
         corpus: a `keras_llm.corpora.Corpus`, or any other iterable of objects with `.text` and
             `.id` that can be read again from the start.
-        tokenizer: callable from a list of strings to ragged ids, as `WordPieceTokenizer`.
+        tokenizer: `WordPieceTokenizer`, or another with `encode_batch`.
         sequence_length: int, tokens of a pair with its three special tokens at most.
         seed: int.
         epoch: int, other pairs of the same corpus for each.
 
-    Yields:
-        `SentencePair`.
+    Returns:
+        Iterator of `SentencePair`.
 
     Raises:
         TypeError: the corpus can be read only once.
@@ -88,8 +89,8 @@ def sentence_pairs(
         rain fell. | a cat sat. it purred. | False
         it was cold. | a cat sat. it purred. | False
     """
-    for block in pair_blocks(corpus, tokenizer, sequence_length, seed, epoch):
-        yield from block.pairs
+    blocks = pair_blocks(corpus, tokenizer, sequence_length, seed, epoch)
+    return chain.from_iterable(block.pairs for block in blocks)
 
 
 class PairBlock(NamedTuple):
@@ -119,56 +120,59 @@ def pair_blocks(
         wanted: from the number of a block to bool: whether to make its pairs; the others are only
             read.
 
-    Yields:
-        `PairBlock`.
+    Returns:
+        Iterator of `PairBlock`.
 
     Raises:
         TypeError: as in `sentence_pairs`.
         ValueError: as in `sentence_pairs`.
+    """
+    lenders = check_source(corpus, tokenizer, sequence_length)
+    max_tokens = sequence_length - NUM_SPECIALS
+
+    def make_block(number, documents):
+        rng = np.random.default_rng([seed, epoch, number])
+        tokenized = _tokenize(documents, tokenizer, _language(corpus), max_tokens)
+        return PairBlock(number, len(documents), _block_pairs(tokenized, lenders, max_tokens, rng))
+
+    numbered = enumerate(_blocks(corpus))
+    return (make_block(number, documents) for number, documents in numbered if wanted(number))
+
+
+def check_source(
+    corpus: Iterable[corpora.Document], tokenizer, sequence_length: int
+) -> list[_Document]:
+    """Checks that pairs can be made, before any work is done.
+
+    Args:
+        corpus: as in `sentence_pairs`.
+        tokenizer: as in `sentence_pairs`.
+        sequence_length: int, as in `sentence_pairs`.
+
+    Returns:
+        The first two documents with text. They lend a random segment to a block that holds a single
+        (over-long) document.
+
+    Raises:
+        TypeError: the corpus can be read only once.
+        ValueError: the corpus has no text, or only one document; or `sequence_length` is below 5.
     """
     if sequence_length < NUM_SPECIALS + 2:
         raise ValueError(
             f"sequence_length={sequence_length} leaves no room for two segments beside [CLS] and "
             f"two [SEP]. It must be at least {NUM_SPECIALS + 2}; 128 is usual."
         )
-    language = getattr(corpus, "language", None) or "en"
-    strangers = find_two_documents(corpus, tokenizer)
-    for number, texts in enumerate(_blocks(corpus)):
-        if wanted(number):
-            rng = np.random.default_rng([seed, epoch, number])
-            documents = _tokenize(texts, tokenizer, language)
-            pairs = _block_pairs(documents, strangers, sequence_length - NUM_SPECIALS, rng)
-            yield PairBlock(number, len(texts), pairs)
-
-
-def find_two_documents(corpus: Iterable[corpora.Document], tokenizer) -> list[_Document]:
-    """Reads as far as two documents with text: the least that next-sentence pairs need.
-
-    They also lend a random segment to a block that holds one (over-long) document only.
-
-    Args:
-        corpus: as in `sentence_pairs`.
-        tokenizer: as in `sentence_pairs`.
-
-    Returns:
-        Two documents with different ids.
-
-    Raises:
-        TypeError: the corpus can be read only once.
-        ValueError: the corpus has no text, or only one document.
-    """
     if iter(corpus) is corpus:
         raise TypeError(
             "This corpus is an iterator, which can be read only once; examples need it several "
             "times. Pass a `keras_llm.corpora.Corpus` or a list of documents."
         )
-    language = getattr(corpus, "language", None) or "en"
     found = {}
-    for text in corpus:
-        if text.id not in found:
-            (document,) = _tokenize([text], tokenizer, language)
-            if document.sentences:
-                found[text.id] = document
+    for document in corpus:
+        if document.id not in found:
+            (tokenized,) = _tokenize([document], tokenizer, _language(corpus), sequence_length)
+            if tokenized.sentences:
+                found[document.id] = tokenized
         if len(found) == 2:
             return list(found.values())
     name = getattr(corpus, "name", "The corpus")
@@ -178,6 +182,10 @@ def find_two_documents(corpus: Iterable[corpora.Document], tokenizer) -> list[_D
         f"{name} has one document only. Next-sentence pairs need at least two, to take a random "
         "sentence from another one. Separate documents by blank lines, or give each its own file."
     )
+
+
+def _language(corpus: Iterable[corpora.Document]) -> str:
+    return getattr(corpus, "language", None) or "en"
 
 
 def _blocks(corpus: Iterable[corpora.Document]) -> Iterator[list[corpora.Document]]:
@@ -192,32 +200,44 @@ def _blocks(corpus: Iterable[corpora.Document]) -> Iterator[list[corpora.Documen
         yield block
 
 
-def _tokenize(documents: Sequence[corpora.Document], tokenizer, language: str) -> list[_Document]:
-    """Cuts documents into sentences and all of these into ids with one call."""
+def _tokenize(
+    documents: Sequence[corpora.Document], tokenizer, language: str, max_tokens: int
+) -> list[_Document]:
+    """Cuts documents into sentences, and all of these into ids with one call.
+
+    A sentence too long for any pair is cut into several that are not: else most of a text without
+    full stops would be lost.
+    """
     sentences = [corpora.sentences(document.text, language) for document in documents]
-    ids = tokenizer([sentence for document in sentences for sentence in document])
-    rows = np.split(ids.values.numpy(), ids.row_splits.numpy()[1:-1]) if any(sentences) else []
-    rows = iter(rows)
+    ids = iter(tokenizer.encode_batch(list(chain.from_iterable(sentences))))
     return [
-        _Document(document.id, [row for _ in own if len(row := next(rows)) > 0])
+        _Document(
+            document.id, [part for row in islice(ids, len(own)) for part in _cut(row, max_tokens)]
+        )
         for document, own in zip(documents, sentences, strict=True)
     ]
 
 
+def _cut(ids: list[int], max_tokens: int) -> list[list[int]]:
+    """Cuts a sentence that is too long for a pair into halves of a pair; drops an empty one."""
+    step = len(ids) if len(ids) <= max_tokens else max_tokens // 2
+    return [ids[start : start + step] for start in range(0, len(ids), step or 1)]
+
+
 def _block_pairs(
     documents: list[_Document],
-    strangers: list[_Document],
+    lenders: list[_Document],
     max_tokens: int,
     rng: np.random.Generator,
 ) -> Iterator[SentencePair]:
     for document in documents:
         others = [other for other in documents if other.id != document.id and other.sentences]
-        others = others or [other for other in strangers if other.id != document.id]
+        others = others or [other for other in lenders if other.id != document.id]
         yield from _document_pairs(document.sentences, others, max_tokens, rng)
 
 
 def _document_pairs(
-    sentences: list[np.ndarray],
+    sentences: list[list[int]],
     others: list[_Document],
     max_tokens: int,
     rng: np.random.Generator,
@@ -231,38 +251,37 @@ def _document_pairs(
         follows = follows and len(chunk) > 1
         # The first segment has one sentence or more; what is left is the second, or is put back.
         cut = rng.integers(1, len(chunk)) if len(chunk) > 1 else 1
-        first = np.concatenate(chunk[:cut])
+        first = list(chain.from_iterable(chunk[:cut]))
         if follows:
-            second = np.concatenate(chunk[cut:])
+            second = list(chain.from_iterable(chunk[cut:]))
             start += len(chunk)
         else:
             other = others[rng.integers(len(others))].sentences
-            second = np.concatenate(_fill(other, rng.integers(len(other)), target - len(first)))
+            borrowed = _fill(other, rng.integers(len(other)), target - len(first), at_least=1)
+            second = list(chain.from_iterable(borrowed))
             start += cut
         yield SentencePair(*_truncate(first, second, max_tokens, rng), follows)
 
 
-def _fill(
-    sentences: list[np.ndarray], start: int, target: int, at_least: int = 1
-) -> list[np.ndarray]:
+def _fill(sentences: list[list[int]], start: int, target: int, at_least: int) -> list[list[int]]:
     """Takes sentences from `start` on, `at_least` so many, until they have `target` tokens."""
     chunk, length = [], 0
-    for sentence in sentences[start:]:
-        if length >= target and len(chunk) >= at_least:
-            break
-        chunk.append(sentence)
-        length += len(sentence)
+    while start < len(sentences) and (length < target or len(chunk) < at_least):
+        chunk.append(sentences[start])
+        length += len(sentences[start])
+        start += 1
     return chunk
 
 
 def _truncate(
-    first: np.ndarray, second: np.ndarray, max_tokens: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+    first: list[int], second: list[int], max_tokens: int, rng: np.random.Generator
+) -> tuple[list[int], list[int]]:
     """Cuts the longer segment until both fit, each token at the front or the back by chance."""
     keep_first = min(len(first), max(max_tokens - len(second), (max_tokens + 1) // 2))
     keep_second = min(len(second), max_tokens - keep_first)
-    cut = []
-    for segment, keep in ((first, keep_first), (second, keep_second)):
-        front = rng.binomial(len(segment) - keep, 0.5)
-        cut.append(segment[front : front + keep])
-    return tuple(cut)
+    front_first = rng.binomial(len(first) - keep_first, 0.5)
+    front_second = rng.binomial(len(second) - keep_second, 0.5)
+    return (
+        first[front_first : front_first + keep_first],
+        second[front_second : front_second + keep_second],
+    )

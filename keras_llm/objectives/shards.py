@@ -25,7 +25,7 @@ from keras_llm import corpora
 from keras_llm.objectives.next_sentence import (
     NUM_SPECIALS,
     SentencePair,
-    find_two_documents,
+    check_source,
     pair_blocks,
 )
 
@@ -85,7 +85,7 @@ def write_pairs(
         )
     if shards < 1 or processes < 1:
         raise ValueError(f"shards={shards} and processes={processes} must each be at least 1.")
-    find_two_documents(corpus, tokenizer)  # raises before any work is done
+    check_source(corpus, tokenizer, sequence_length)  # raises before any work is done
     processes = min(processes, shards)
     part = folder.with_name(folder.name + ".part")  # what a run left that was killed
     shutil.rmtree(part, ignore_errors=True)

@@ -32,8 +32,8 @@ ACCENTS = (
     "ｆｕｌｌ カタカナ 한국어 हिन्दी ไทย"
 )
 
-# What the module's docstring says in words: code points newer than Unicode 8.0 or reclassified since,
-# and the ideographs U+2B820 to U+2B91F. Only those on which the two do differ are listed.
+# What the module's docstring says in words: code points newer than Unicode 8.0 or reclassified
+# since, and the ideographs U+2B820 to U+2B91F. Only those on which the two do differ are listed.
 DIFFERENCES = """
 61D 7FD 890-891 898-89F 8CA-8E2 9FD-9FE A76 AFA-AFF B55 C04 C3C C77 C84 D00 D3B-D3C D81 EBA
 ECE 166D 1734 180F 1885-1886 1ABF-1ACE 1B4E-1B4F 1B7D-1B7F 1C89 1DF6-1DFB 2C2F 2E43-2E4F
