@@ -84,40 +84,22 @@ def bert_examples(
         >>> x["token_ids"].shape, y["masked_lm"].shape, y["next_sentence"].shape
         (TensorShape([2, 16]), TensorShape([2, 2]), TensorShape([2]))
     """
+    # Everything that may be wrong is found here, not in the middle of the pipeline.
     if isinstance(source, (str, Path)):
         _check_shards(source, tokenizer, sequence_length, batch_size if training else 1)
-
-        def read(epoch):
-            return serialized_pairs(source, _key(seed, epoch) if training else None)
     else:
-        check_source(
-            source, tokenizer, sequence_length
-        )  # raises here, not in the middle of the pipeline
-
-        def read(epoch):
-            return _pairs_on_the_fly(
-                source, tokenizer, sequence_length, seed, epoch if dynamic else tf.zeros_like(epoch)
-            )
-
+        check_source(source, tokenizer, sequence_length)
     mask = MaskedLM(tokenizer, rate, max_predictions, whole_word, dynamic, seed)
-    pack = _Packer(tokenizer, sequence_length)
 
     def one_epoch(epoch):
-        pairs = _shuffle(read(epoch), seed, epoch) if training else read(epoch)
+        if isinstance(source, (str, Path)):
+            pairs = serialized_pairs(source, _key(seed, epoch) if training else None)
+        else:
+            version = epoch if dynamic else tf.zeros_like(epoch)
+            pairs = _pairs_on_the_fly(source, tokenizer, sequence_length, seed, version)
+        if training:
+            pairs = _shuffle(pairs, seed, epoch)
         return tf.data.Dataset.zip(pairs, tf.data.Dataset.from_tensors(epoch).repeat())
-
-    def to_example(serialized, epochs):
-        pairs = parse_pairs(serialized)
-        x = pack(pairs["first"], pairs["second"])
-        # An example is named by what it is, not by where it stands.
-        masked = mask(x["token_ids"], tf.strings.to_hash_bucket_fast(serialized, 2**62), epochs)
-        x = x | {name: masked[name] for name in ("token_ids", "mask_positions")}
-        y = {"masked_lm": masked["labels"], "next_sentence": pairs["follows"]}
-        weights = {
-            "masked_lm": masked["weights"],
-            "next_sentence": tf.ones_like(pairs["follows"], tf.float32),
-        }
-        return x, y, weights
 
     if not training:
         epochs = 1
@@ -125,35 +107,52 @@ def bert_examples(
         epochs = sys.maxsize
     dataset = tf.data.Dataset.range(epochs).flat_map(one_epoch)
     dataset = dataset.batch(batch_size, drop_remainder=training)
-    dataset = dataset.map(to_example, tf.data.AUTOTUNE, deterministic=True)
+    to_examples = _ToExamples(tokenizer, sequence_length, mask)
+    dataset = dataset.map(to_examples, tf.data.AUTOTUNE, deterministic=True)
     options = tf.data.Options()
     # Hosts share out the examples of a batch, not files: the same batches on any number of hosts.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
-class _Packer:
-    """Packs segments as [CLS] first [SEP] second [SEP], padded."""
+class _ToExamples:
+    """Turns a batch of serialized pairs into padded, masked `(x, y, sample_weight)`."""
 
-    def __init__(self, tokenizer, sequence_length: int):
+    def __init__(self, tokenizer, sequence_length: int, mask: MaskedLM):
         self.cls, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.pad = tokenizer.pad_token_id
         self.sequence_length = sequence_length
+        self.mask = mask
 
-    def __call__(self, first: tf.RaggedTensor, second: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+    def __call__(self, serialized: tf.Tensor, epochs: tf.Tensor) -> tuple[dict, dict, dict]:
+        pairs = parse_pairs(serialized)
+        x = self._pack(pairs["first"], pairs["second"])
+        # An example is named by what it is, not by where it stands.
+        names = tf.strings.to_hash_bucket_fast(serialized, 2**62)
+        masked = self.mask(x["token_ids"], names, epochs)
+        x |= {name: masked[name] for name in ("token_ids", "mask_positions")}
+        y = {"masked_lm": masked["labels"], "next_sentence": pairs["follows"]}
+        weights = {
+            "masked_lm": masked["weights"],
+            "next_sentence": tf.ones_like(pairs["follows"], tf.float32),
+        }
+        return x, y, weights
+
+    def _pack(self, first: tf.RaggedTensor, second: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+        """Packs segments as [CLS] first [SEP] second [SEP], padded to (batch, length)."""
         batch = first.nrows()
         cls, sep = tf.fill([batch, 1], self.cls), tf.fill([batch, 1], self.sep)
         first = tf.concat([cls, first, sep], axis=1)
         second = tf.concat([second, sep], axis=1)
-        segments = tf.concat([tf.zeros_like(first), tf.ones_like(second)], axis=1)
         token_ids = tf.concat([first, second], axis=1)
+        segments = tf.concat([tf.zeros_like(first), tf.ones_like(second)], axis=1)
         return {
             "token_ids": self._pad(token_ids, self.pad),
             "segment_ids": self._pad(segments, 0),
             "padding_mask": self._pad(tf.ones_like(token_ids, tf.bool), False),
         }
 
-    def _pad(self, rows, value):
+    def _pad(self, rows: tf.RaggedTensor, value) -> tf.Tensor:
         return rows.to_tensor(value, shape=(None, self.sequence_length))
 
 
