@@ -6,11 +6,15 @@ in TF Serving ("Could not find variable"), and `model.export` stores each weight
 saved here holds the plain TensorFlow variables, once each, and the graph that reads them.
 """
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -86,3 +90,56 @@ def _rename_to_next_version(partial, path):
         except OSError:
             if not version.exists():
                 raise
+
+
+# What a server has: TensorFlow and the op libraries of TensorFlow Text, neither Keras nor this
+# package. The V1 loader restores variables as TF Serving's does; `tf.saved_model.load` does not.
+_SERVER = """
+import importlib.util, json, pathlib, sys
+import tensorflow as tf
+
+text = pathlib.Path(importlib.util.find_spec("tensorflow_text").submodule_search_locations[0])
+for name in ("keras", "keras_hub", "keras_llm", "tensorflow_text"):
+    sys.modules[name] = None
+for library in sorted(text.glob("core/pybinds/*.so")) + sorted(text.glob("python/ops/*.so")):
+    tf.load_op_library(str(library))
+with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    model = tf.compat.v1.saved_model.load(session, ["serve"], sys.argv[1])
+    signature = model.signature_def["serving_default"]
+    outputs = {name: tensor.name for name, tensor in signature.outputs.items()}
+    served = session.run(outputs, {signature.inputs["text"].name: json.load(sys.stdin)})
+print(json.dumps({
+    "label": [label.decode() for label in served["label"]],
+    "probabilities": served["probabilities"].tolist(),
+}))
+"""
+
+
+def check(version, texts):
+    """Loads an export as TF Serving does and lets it answer texts.
+
+    That is done in a fresh process, by TensorFlow's V1 loader, without Keras and without this
+    package: what answers here answers in a server.
+
+    Args:
+        version: Path of a version, as `export` returns it.
+        texts: List of str.
+
+    Returns:
+        A dict of `label`, a list of str, and `probabilities`, float (texts, classes).
+
+    Raises:
+        RuntimeError: the export does not load or does not answer; the message holds the end of
+            what the process said.
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", _SERVER, str(version)],
+        input=json.dumps(list(texts)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if process.returncode:
+        raise RuntimeError(f"{version} does not serve. The loader said: {process.stderr[-2000:]}")
+    served = json.loads(process.stdout.splitlines()[-1])
+    return {**served, "probabilities": np.array(served["probabilities"], "float32")}

@@ -13,6 +13,7 @@ from keras_llm.training.fit import fit, read_history
 from keras_llm.training.losses import GlobalMeanCrossentropy
 from keras_llm.training.model import TrainingMixin
 from keras_llm.training.optimizers import AdamW, GlobalGradients
+from keras_llm.training.precision import fast_dtype_policy
 from keras_llm.training.schedules import WarmupLinearDecay
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "TrainingMixin",
     "WarmupLinearDecay",
     "densify",
+    "fast_dtype_policy",
     "fit",
     "global_sum",
     "is_first_worker",
