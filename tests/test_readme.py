@@ -1,0 +1,46 @@
+import dataclasses
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_llm
+from keras_llm import corpora
+
+ROOT = Path(keras_llm.__file__).parent.parent
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md"]
+
+
+def every_seventh_document(name, load=corpora.load):
+    corpus = load(name)
+    return dataclasses.replace(corpus, read=lambda: itertools.islice(corpus.read(), 0, None, 7))
+
+
+def test_the_ten_lines_fit_and_export_a_model(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.setattr(corpora, "load", every_seventh_document)  # the whole takes a minute
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    texts, labels = names["snippets"].validation.labelled("label", names["classes"])
+    assert set(labels) == {"negative", "positive"}
+    served = tf.saved_model.load("export/sentiment/1").signatures["serving_default"]
+    outputs = served(text=tf.constant(texts))
+    predicted = names["model"].predict(texts, verbose=0)
+    np.testing.assert_allclose(outputs["probabilities"], predicted["probabilities"], atol=1e-5)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    path = ROOT / page
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert not missing
+
+
+def test_the_table_of_data_sets_is_complete():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert rows == corpora.available()
