@@ -35,7 +35,7 @@ venv: .venv/ready-to-test ## Make .venv with everything pinned: package, noteboo
 	@$(PIP) --requirement requirements-dev.lock
 	@touch $@
 
-demo: .venv/ready-to-run ## Run the main job: raw text in, a served model out (ARGS="--language zh")
+demo: .venv/ready-to-run ## Run the main job: raw text in, a served model out (ARGS="--help" for its options)
 	@$(BIN)/keras-llm demo $(ARGS)
 
 test: lint ## Run lint, unit tests, doctests and notebooks (ARGS="-k attention" for a part)
@@ -51,12 +51,12 @@ notebooks: .venv/ready-to-test ## Execute the notebooks and write their outputs 
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=600 notebooks/*.ipynb
 
+# A build such as 2.13.0+cpu is one machine's; its version is everybody's.
 lock: .venv/ready-to-test ## Make both lock files anew from pyproject.toml (ARGS=--upgrade)
 	@$(PIP) pip-tools==7.6.2
 	$(COMPILE) $(ARGS) --output-file requirements.lock pyproject.toml
 	$(COMPILE) $(ARGS) --extra notebooks --extra test --constraint requirements.lock \
 		--output-file requirements-dev.lock pyproject.toml
-	# A build such as 2.13.0+cpu is one machine's; its version is everybody's.
 	sed -i.bak -E 's/^([^ +]+)\+[^ ]+/\1/' requirements.lock requirements-dev.lock
 	rm requirements.lock.bak requirements-dev.lock.bak
 
