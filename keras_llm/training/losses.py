@@ -39,12 +39,11 @@ class GlobalMeanCrossentropy(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         """Returns every loss: y_true (...), y_pred (..., classes) logits -> (...) float32."""
-        log_probabilities = ops.log_softmax(ops.cast(y_pred, "float32"), axis=-1)
-        y_true = ops.expand_dims(ops.cast(y_true, "int32"), -1)
-        losses = -ops.squeeze(ops.take_along_axis(log_probabilities, y_true, axis=-1), -1)
+        logits = ops.cast(y_pred, "float32")
+        losses = ops.sparse_categorical_crossentropy(y_true, logits, from_logits=True)
         if not self.label_smoothing:
             return losses
-        uniform = -ops.mean(log_probabilities, axis=-1)
+        uniform = -ops.mean(ops.log_softmax(logits, axis=-1), axis=-1)
         return (1.0 - self.label_smoothing) * losses + self.label_smoothing * uniform
 
     def __call__(self, y_true, y_pred, sample_weight=None):
