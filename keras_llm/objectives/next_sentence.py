@@ -58,9 +58,9 @@ def sentence_pairs(
     another document, and the sentences so left unused start the next pair. What is too long is cut
     at either end of the longer segment.
 
-    Where a document's last sentence is left alone it has no next, so slightly fewer than half of
-    the pairs follow. This and drawing the shorter length for each pair, not each document, are our
-    only changes to the recipe.
+    Our only changes to the recipe: the shorter length is drawn for each pair, not each document;
+    and where a pair should follow but a document's last sentence has no next, a later pair does in
+    its stead, so that half of the pairs follow also where documents are short.
 
     Args:
         corpus: a `keras_llm.corpora.Corpus`, or any other iterable of objects with `.text` and
@@ -230,25 +230,43 @@ def _block_pairs(
     max_tokens: int,
     rng: np.random.Generator,
 ) -> Iterator[SentencePair]:
+    coin = _Coin(rng)
     for document in documents:
         others = [other for other in documents if other.id != document.id and other.sentences]
         others = others or [other for other in lenders if other.id != document.id]
-        yield from _document_pairs(document.sentences, others, max_tokens, rng)
+        yield from _document_pairs(document.sentences, others, max_tokens, coin, rng)
+
+
+class _Coin:
+    """Tosses for whether the next pair follows, and makes up for what could not."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng = rng
+        self.owed = 0
+
+    def toss(self, possible: bool) -> bool:
+        heads = self.rng.random() >= RANDOM_PROBABILITY
+        if heads and not possible:
+            self.owed += 1
+        elif not heads and possible and self.owed:
+            self.owed -= 1
+            return True
+        return bool(heads and possible)
 
 
 def _document_pairs(
     sentences: list[list[int]],
     others: list[_Document],
     max_tokens: int,
+    coin: _Coin,
     rng: np.random.Generator,
 ) -> Iterator[SentencePair]:
     start = 0
     while start < len(sentences):
         short = rng.random() < SHORT_PROBABILITY
         target = rng.integers(2, max_tokens, endpoint=True) if short else max_tokens
-        follows = bool(rng.random() >= RANDOM_PROBABILITY)
+        follows = coin.toss(possible=start + 1 < len(sentences))
         chunk = _fill(sentences, start, target, at_least=2 if follows else 1)
-        follows = follows and len(chunk) > 1
         # The first segment has one sentence or more; what is left is the second, or is put back.
         cut = rng.integers(1, len(chunk)) if len(chunk) > 1 else 1
         first = list(chain.from_iterable(chunk[:cut]))

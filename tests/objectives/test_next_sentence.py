@@ -103,6 +103,14 @@ def test_half_are_random(speeches, tokenizer):
     assert stats.binomtest(sum(follows), len(follows), 0.5).pvalue > 1e-4
 
 
+def test_half_are_random_in_short_documents(by_sentences):
+    """A document of three sentences often ends in one that has no next."""
+    corpus = _numbered_corpus([[5, 5, 5]] * 300)
+    follows = [pair.follows for pair in sentence_pairs(corpus, Numbers(), 13)]
+    assert len(follows) > 450
+    assert stats.binomtest(sum(follows), len(follows), 0.5).pvalue > 1e-4
+
+
 def test_true_next_is_next_in_the_text(speeches, tokenizer):
     """Searched for in the tokens of the whole documents."""
     texts = {}
