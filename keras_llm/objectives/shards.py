@@ -77,7 +77,7 @@ def write_pairs(
         >>> manifest["sequence_length"], sorted(manifest["shards"])
         (16, ['pairs-00000-of-00001.tfrecord.gz'])
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(
             f"{folder} holds something already. To train on shards that are there, pass the folder "

@@ -113,9 +113,8 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
         self._add_special_token(self.cls_token, "start_token")
         self._add_special_token(self.sep_token, "end_token")
         self.vocabulary = None
-        if (
-            vocabulary is not None
-        ):  # None: Keras is loading a file and gives the vocabulary as an asset
+        # None: Keras is loading a file, and gives the vocabulary as an asset.
+        if vocabulary is not None:
             self._set_vocabulary(vocabulary)
 
     # === Training ===
