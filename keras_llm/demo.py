@@ -6,6 +6,7 @@ its baseline: the most frequent token, a coin, the largest class, the same class
 pretrained.
 """
 
+import collections
 import dataclasses
 import importlib.metadata
 import json
@@ -228,7 +229,7 @@ def _pretrain(tokenizer, examples, plan, folder, seed):
     tokens = manifest["tokens"] / manifest["examples"] * plan.batch_size * stopwatch.steps
     return model, {
         "mlm_accuracy": measured["masked_lm_accuracy"],
-        "mlm_unigram_accuracy": _unigram_accuracy(batches("train"), batches("test")),
+        "mlm_unigram_accuracy": unigram_accuracy(batches("train").take(100), batches("test")),
         "nsp_accuracy": measured["next_sentence_accuracy"],
         "tokens_per_second": round(tokens / stopwatch.seconds) if stopwatch.seconds else None,
     }
@@ -263,18 +264,35 @@ class _Stopwatch(keras.callbacks.Callback):
             self.seconds += time.monotonic() - self.started
 
 
-def _unigram_accuracy(train, test):
-    """Returns how often the most frequent token of the training pairs is right on the test part."""
-    counts = sum(_targets(train.take(100)))
-    return float(sum(_targets(test))[counts.argmax()] / sum(_targets(test)).sum())
+def unigram_accuracy(train, test):
+    """Measures the simplest language model: always the most frequent token.
+
+    Args:
+        train: Iterable of batches as `keras_llm.objectives.bert_examples` gives them, from which
+            the token is chosen.
+        test: Iterable of batches to measure on.
+
+    Returns:
+        Float, the share of masked tokens that it guesses.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> y, weights = {"masked_lm": tf.constant([[7, 7, 9]])}, {"masked_lm": tf.ones((1, 3))}
+        >>> round(unigram_accuracy([(None, y, weights)], [(None, y, weights)]), 2)
+        0.67
+    """
+    (top, _), *_ = _targets(train).most_common(1)
+    targets = _targets(test)
+    return targets[top] / targets.total()
 
 
 def _targets(batches):
-    """Yields how often each token is to be guessed, a vector (vocabulary,) a batch."""
-    for _, y, weights in batches:
-        yield np.bincount(
-            y["masked_lm"].numpy().ravel(), weights["masked_lm"].numpy().ravel(), minlength=65536
-        )
+    """Counts how often each token is to be guessed."""
+    return collections.Counter(
+        token
+        for _, y, weights in batches
+        for token in np.array(y["masked_lm"])[np.array(weights["masked_lm"]) > 0].tolist()
+    )
 
 
 def _finetune(model, tokenizer, plan, folder, seed):
