@@ -1,9 +1,8 @@
 """Export: a SavedModel that takes strings, with the tokenizer inside, for TF Serving.
 
 Notable: a graph that is saved through a `tf.Module` with Keras layers in it loads in Python and
-    fails
-in TF Serving ("Could not find variable"), and `model.export` stores each weight twice. What is
-saved here holds the plain TensorFlow variables, once each, and the graph that reads them.
+fails in TF Serving ("Could not find variable"), and `model.export` stores each weight twice. What
+is saved here holds the plain TensorFlow variables, once each, and the graph that reads them.
 """
 
 import json
@@ -131,6 +130,11 @@ def check(version, texts):
     Raises:
         RuntimeError: the export does not load or does not answer; the message holds the end of
             what the process said.
+
+    Example:
+        >>> check("no/such/version", ["fine"])
+        Traceback (most recent call last):
+        RuntimeError: no/such/version does not serve. The loader said: ...
     """
     process = subprocess.run(
         [sys.executable, "-c", _SERVER, str(version)],

@@ -9,7 +9,7 @@ from keras_llm import demo, serving
 from keras_llm.models import BertForPretraining
 
 SMALL = {
-    "vocabulary_size": 6000,
+    "vocabulary_size": 5000,
     "sequence_length": 32,
     "num_layers": 1,
     "hidden_dim": 64,
@@ -47,12 +47,20 @@ def test_results_lie_where_the_report_says(finished):
     report, plan, folder = finished
     for name in ("history.csv", "curves.png", "checkpoint.safetensors", "tensorboard"):
         assert (folder / "pretraining" / name).exists()
-    assert len((folder / "tokenizer" / "vocab.txt").read_text().splitlines()) == 6000
+    assert len((folder / "tokenizer" / "vocab.txt").read_text().splitlines()) == 5000
     served = serving.check(report["export"], plan.examples)
     classifier = keras.models.load_model(folder / "classifier.keras")
     predicted = classifier.predict(list(plan.examples), verbose=0)
     np.testing.assert_allclose(served["probabilities"], predicted["probabilities"], atol=1e-5)
     assert isinstance(keras.models.load_model(folder / "bert.keras"), BertForPretraining)
+
+
+def test_a_finished_run_is_reported_again_without_training(finished):
+    report, plan, folder = finished
+    again = demo.run(report["language"], folder, seed=3, plan=plan)
+    assert again["tokens_per_second"] is None
+    assert again["mlm_accuracy"] == pytest.approx(report["mlm_accuracy"])
+    assert again["export"].endswith("2")
 
 
 def test_a_folder_of_other_settings_is_refused_before_any_work(finished):

@@ -1,9 +1,8 @@
 """Masked language modelling: hide some tokens, and ask for them (Devlin et al. 2018, section 3.1).
 
 Notable: every random number is a hash of (seed, epoch, example, position), so the mask of an
-    example
-depends neither on its batch nor on the order of the data; leave the epoch out and masks are static.
-Plain TensorFlow ops on a whole batch, made for `tf.data.Dataset.map`.
+example depends neither on its batch nor on the order of the data; leave the epoch out and masks are
+static. Plain TensorFlow ops on a whole batch, made for `tf.data.Dataset.map`.
 """
 
 import tensorflow as tf

@@ -30,6 +30,10 @@ class SentencePair(NamedTuple):
         first: list of ids.
         second: list of ids.
         follows: bool, True where `second` stands right after `first` in the text.
+
+    Example:
+        >>> SentencePair(first=[5, 6], second=[7], follows=True).second
+        [7]
     """
 
     first: list[int]

@@ -1,10 +1,9 @@
 """Sentence pairs on disk: compressed TFRecords, made by several processes.
 
 Notable: block i of the corpus goes to shard i modulo the number of shards, and its pairs depend on
-    nothing but the seed
-and i. So the files are the same to the byte for any number of processes; each reads the whole
-corpus, which is cheap, and makes the pairs of its own shards. The folder appears under its name
-only when all of it is written.
+nothing but the seed and i. So the files are the same to the byte for any number of processes; each
+reads the whole corpus, which is cheap, and makes the pairs of its own shards. The folder appears
+under its name only when all of it is written.
 """
 
 import hashlib

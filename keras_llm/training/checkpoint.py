@@ -58,6 +58,12 @@ def restore_checkpoint(model, path):
     Raises:
         ValueError: the file belongs to another model or optimizer; the message names the first
             difference.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile("adam", "mse")
+        >>> restore_checkpoint(model, "no/such/checkpoint.safetensors")
+        0
     """
     path = Path(path)
     if not path.exists():
