@@ -156,6 +156,11 @@ def test_masks_of_epochs(folder, tokenizer, total):
     assert np.mean([first_dynamic[row] == second_dynamic[row] for row in first]) < 0.01
 
 
+def test_validation_knows_its_length(folder, tokenizer):
+    dataset = bert_examples(folder, tokenizer, 50, LENGTH, training=False)
+    assert len(dataset) == sum(1 for _ in dataset)
+
+
 def test_validation_is_fixed(source, tokenizer):
     dataset = bert_examples(source, tokenizer, 64, LENGTH, training=False)
     assert all(_equal(*pair) for pair in zip(dataset, dataset, strict=True))
