@@ -109,6 +109,11 @@ def bert_examples(
     dataset = dataset.batch(batch_size, drop_remainder=training)
     to_examples = _ToExamples(tokenizer, sequence_length, mask)
     dataset = dataset.map(to_examples, tf.data.AUTOTUNE, deterministic=True)
+    if not training and isinstance(source, (str, Path)):
+        # Keras must know the number of batches: where it meets the end unprepared, it counts one
+        # too many in the loss of each head.
+        batches = -(-read_manifest(source)["examples"] // batch_size)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches))
     options = tf.data.Options()
     # Hosts share out the examples of a batch, not files: the same batches on any number of hosts.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
