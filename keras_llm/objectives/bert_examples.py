@@ -23,7 +23,9 @@ from keras_llm.objectives.shards import (
     vocabulary_hash,
 )
 
-SHUFFLE_WINDOW = 16_384  # pairs shuffled among themselves, about 5 MB
+# Pairs shuffled among themselves, about 40 MB: wide enough to mix a corpus that stands in order of
+# time, as the speeches do.
+SHUFFLE_WINDOW = 131_072
 
 
 def bert_examples(
