@@ -26,7 +26,8 @@ def data(tokenizer):
         for document in corpora.load("state_of_the_union").test
     ]
     batches = objectives.bert_examples(speeches, tokenizer, 16, sequence_length=48)
-    return batches.take(BATCHES).cache()
+    # Keras must know where the data end, or it takes a step too many (see bert_examples).
+    return batches.take(BATCHES).cache().apply(tf.data.experimental.assert_cardinality(BATCHES))
 
 
 def pretrained(data, strategy, clip):
@@ -35,7 +36,7 @@ def pretrained(data, strategy, clip):
         sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "intermediate_dim": 64}
         backbone = BertBackbone(400, max_sequence_length=48, dropout=0.0, **sizes)
         model = BertForPretraining(backbone)
-        schedule = training.WarmupLinearDecay(0.005, total_steps=3 * BATCHES)
+        schedule = training.WarmupLinearDecay(0.005, total_steps=6 * BATCHES)
         model.compile(training.AdamW(schedule, weight_decay=0.1, global_clipnorm=clip))
     history = model.fit(data, epochs=3, verbose=0, shuffle=False)
     return model, history.history
@@ -70,7 +71,6 @@ def test_a_keras_file_goes_on_where_it_was_saved(data, tmp_path):
     model.save(tmp_path / "bert.keras")
     loaded = keras.models.load_model(tmp_path / "bert.keras")
     assert int(loaded.optimizer.iterations) == 3 * BATCHES
-    loaded.optimizer.learning_rate = model.optimizer.learning_rate = 0.003
     for m in (model, loaded):
         m.fit(data, verbose=0, shuffle=False)
     for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
