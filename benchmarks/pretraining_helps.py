@@ -2,7 +2,7 @@
 
 Three seeds of the main job's plan: pretraining, fine-tuning and evaluation with other weights,
 other masks and another order each time. Prints the accuracy on held-out reviews of each seed and
-the mean with its standard error. About five minutes a seed on two CPU cores.
+the mean with its standard error..
 
     python benchmarks/pretraining_helps.py [--language zh] [--folder runs/pretraining_helps]
 """

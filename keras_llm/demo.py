@@ -30,7 +30,7 @@ CLASSES = ["negative", "positive"]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the job does, in sizes that take two CPU cores about five minutes.
+    """What the job does, in sizes for two CPU cores and minutes.
 
     Args:
         corpus: Name of the data set to pretrain on.
