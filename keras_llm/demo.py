@@ -341,7 +341,7 @@ def _targets(batches):
 def _finetune(model, tokenizer, plan, folder, seed):
     """Fine-tunes on reviews twice, from the pretrained and from a new backbone."""
     parts = corpora.load(plan.reviews).split(validation=0.05, test=0.15)
-    train = [column[: plan.reviews_at_most] for column in parts.train.labelled(classes=CLASSES)]
+    train = _sample(*parts.train.labelled(classes=CLASSES), plan.reviews_at_most, seed)
     test = parts.test.labelled(classes=CLASSES)
     CONSOLE.print(f"{len(train[0]):,} reviews to train on, {len(test[0]):,} to test on")
 
@@ -358,6 +358,12 @@ def _finetune(model, tokenizer, plan, folder, seed):
         "sentiment_accuracy_from_scratch": accuracy["from scratch"],
         "sentiment_majority_accuracy": test[1].count(majority) / len(test[1]),
     }
+
+
+def _sample(texts, labels, at_most, seed):
+    """Takes some reviews at random: in the data set they stand sorted by their class."""
+    order = np.random.default_rng(seed).permutation(len(texts))[:at_most]
+    return [texts[i] for i in order], [labels[i] for i in order]
 
 
 def _classifier(pretrained, tokenizer, plan, reviews):

@@ -39,7 +39,7 @@ def mimetic_initialization(backbone, seed=0):
     waves = SinePositionEncoding(positions.shape[0] / (2 * math.pi), dtype="float32")
     positions.assign(0.1 * waves(ops.zeros(positions.shape)))
 
-    # Variance 1 / hidden_dim: the products of 64 features are large enough to tell neighbours apart.
+    # Of variance 1 / hidden_dim: large enough for the products to tell neighbours apart.
     initializer = keras.initializers.LecunNormal(keras.random.SeedGenerator(seed))
     for layer in backbone.transformer_layers:
         attention = layer.self_attention
