@@ -376,7 +376,10 @@ def _classifier(pretrained, tokenizer, plan, reviews):
         backbone = BertBackbone.from_config({**config, "dtype": "float32", "dropout": 0.1})
         if pretrained is not None:
             backbone.set_weights(pretrained.get_weights())
-        classifier = TextClassifier(backbone, tokenizer, CLASSES, plan.review_length)
+        # In minutes [CLS] does not learn to sum up a text: the mean over the tokens does it.
+        classifier = TextClassifier(
+            backbone, tokenizer, CLASSES, plan.review_length, pooling="mean"
+        )
         steps = -(-reviews // 32) * plan.review_epochs
         schedule = training.WarmupLinearDecay(plan.review_learning_rate, steps)
         classifier.compile(training.AdamW(schedule))

@@ -34,7 +34,7 @@ def test_report_holds_every_figure(finished):
     report, _, folder = finished
     assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report))
     accuracies = [name for name in report if "accuracy" in name]
-    assert len(accuracies) == 6
+    assert len(accuracies) == 8
     assert all(0.0 <= report[name] <= 1.0 for name in accuracies)
     assert report["sentiment_majority_accuracy"] >= 0.4
     assert report["tokens_per_second"] > 0
@@ -67,6 +67,14 @@ def test_a_folder_of_other_settings_is_refused_before_any_work(finished):
     report, plan, folder = finished
     with pytest.raises(ValueError, match="other settings"):
         demo.run(report["language"], folder, seed=4, plan=plan)
+
+
+def test_reviews_are_drawn_from_the_whole_data_set():
+    texts, labels = [str(i) for i in range(1000)], ["negative"] * 500 + ["positive"] * 500
+    some_texts, some_labels = demo._sample(texts, labels, at_most=100, seed=0)
+    assert len(set(some_texts)) == 100
+    assert 30 < some_labels.count("positive") < 70
+    assert all(labels[int(t)] == label for t, label in zip(some_texts, some_labels, strict=True))
 
 
 def test_most_frequent_token_is_counted_on_real_targets_only():

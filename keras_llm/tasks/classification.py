@@ -15,8 +15,7 @@ from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin
 class TextClassifier(TrainingMixin, keras_hub.models.Task):
     """A backbone with a layer that tells classes apart: `fit`, `evaluate`, `predict` on strings.
 
-    "BERT" (Devlin et al., 2018), section 4.1: the pooled vector of `[CLS]`, dropout, one dense
-    layer.
+    "BERT" (Devlin et al., 2018), section 4.1: the vector of the text, dropout, one dense layer.
 
     Args:
         backbone: `keras_llm.models.BertBackbone`, or a KerasHub backbone that has a
@@ -25,12 +24,17 @@ class TextClassifier(TrainingMixin, keras_hub.models.Task):
         classes: list of str, the names of the classes.
         sequence_length: int, the most tokens of a text; the rest is cut off. By default what the
             backbone takes, 128 at most.
-        dropout: float in [0, 1), on the pooled vector.
+        dropout: float in [0, 1), on the vector of the text.
+        pooling: str, where the vector of the text comes from. "cls" is the backbone's pooled
+            `[CLS]`, as in BERT. "mean" puts the mean over all tokens through the same layer
+            ("Sentence-BERT", Reimers and Gurevych, 2019, section 3): better where pretraining was
+            too short for `[CLS]` to learn to sum up a text.
         **kwargs: `name`, `compile` of `keras_hub.models.Task`.
 
     Raises:
         ValueError: fewer than two classes, or a name twice; `sequence_length` is more than the
-            backbone has positions; the tokenizer has more tokens than the backbone.
+            backbone has positions; the tokenizer has more tokens than the backbone; another
+            `pooling`.
 
     Example:
         >>> from keras_llm.models import BertBackbone
@@ -46,10 +50,21 @@ class TextClassifier(TrainingMixin, keras_hub.models.Task):
         ['greeting']
     """
 
-    def __init__(self, backbone, tokenizer, classes, sequence_length=None, dropout=0.1, **kwargs):
+    def __init__(
+        self,
+        backbone,
+        tokenizer,
+        classes,
+        sequence_length=None,
+        dropout=0.1,
+        pooling="cls",
+        **kwargs,
+    ):
         limit = getattr(backbone, "max_sequence_length", None) or 128
         sequence_length = sequence_length or min(limit, 128)
         _check(backbone, tokenizer, classes, sequence_length, limit)
+        if pooling not in ("cls", "mean"):
+            raise ValueError(f'pooling must be "cls" or "mean", not {pooling!r}.')
 
         # === Layers ===
         self.backbone = backbone
@@ -65,7 +80,12 @@ class TextClassifier(TrainingMixin, keras_hub.models.Task):
         )
 
         # === Functional Model ===
-        pooled = backbone(backbone.input)["pooled_output"]  # (batch, hidden_dim)
+        encoded = backbone(backbone.input)
+        pooled = encoded["pooled_output"]  # (batch, hidden_dim)
+        if pooling == "mean":
+            average = keras.layers.GlobalAveragePooling1D(dtype=backbone.dtype_policy)
+            mean = average(encoded["sequence_output"], mask=backbone.input["padding_mask"])
+            pooled = backbone.pooled_dense(mean)
         logits = self.output_dense(self.output_dropout(pooled))  # (batch, classes)
         super().__init__(inputs=backbone.input, outputs=logits, **kwargs)
 
@@ -73,6 +93,7 @@ class TextClassifier(TrainingMixin, keras_hub.models.Task):
         self.classes = list(classes)
         self.sequence_length = sequence_length
         self.dropout = dropout
+        self.pooling = pooling
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -82,6 +103,7 @@ class TextClassifier(TrainingMixin, keras_hub.models.Task):
             "classes": self.classes,
             "sequence_length": self.sequence_length,
             "dropout": self.dropout,
+            "pooling": self.pooling,
             "name": self.name,
         }
 

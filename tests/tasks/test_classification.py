@@ -69,11 +69,23 @@ def test_dataset_of_pairs_trains_as_lists_do():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_predictions_do_not_depend_on_the_batch():
-    model = classifier()
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_predictions_do_not_depend_on_the_batch(pooling):
+    model = classifier(pooling=pooling)
     together = model.predict(TEXTS, verbose=0)["probabilities"]
     alone = [model.predict([text], verbose=0)["probabilities"][0] for text in TEXTS[:6]]
     np.testing.assert_allclose(together[:6], alone, atol=1e-6)
+
+
+def test_mean_pooling_averages_real_tokens_only():
+    model = classifier(pooling="mean")
+    x = model.preprocessor(tf.constant(["a good film", "好"]))
+    encoded = model.backbone(x)["sequence_output"].numpy()  # (batch, length, hidden_dim)
+    rows = [encoded[0, :5].mean(axis=0), encoded[1, :3].mean(axis=0)]  # [CLS] tokens [SEP]
+    kernel, bias = (w.numpy() for w in model.backbone.pooled_dense.weights)
+    pooled = np.tanh(np.stack(rows) @ kernel + bias)
+    kernel, bias = (w.numpy() for w in model.output_dense.weights)
+    np.testing.assert_allclose(model(x).numpy(), pooled @ kernel + bias, atol=1e-6)
 
 
 def test_sample_weights_of_zero_are_as_good_as_absence():
@@ -85,8 +97,9 @@ def test_sample_weights_of_zero_are_as_good_as_absence():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_keras_file_round_trip_continues_training(tmp_path):
-    model = classifier()
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_keras_file_round_trip_continues_training(tmp_path, pooling):
+    model = classifier(pooling=pooling)
     model.fit(TEXTS, LABELS, epochs=1, verbose=0)
     model.save(tmp_path / "classifier.keras")
     loaded = keras.models.load_model(tmp_path / "classifier.keras")
@@ -154,6 +167,7 @@ def test_unknown_label_in_a_dataset():
         ({"classes": ["one", "one"]}, "two or more"),
         ({"sequence_length": 13}, "12 positions"),
         ({"sequence_length": 2}, "at least 3"),
+        ({"pooling": "max"}, '"cls" or "mean"'),
     ],
 )
 def test_parts_that_do_not_fit(arguments, message):
