@@ -67,12 +67,12 @@ class Plan:
     num_layers: int = 2
     hidden_dim: int = 128
     batch_size: int = 16
-    epochs: int = 15
+    epochs: int = 12
     steps_per_epoch: int = 200
     learning_rate: float = 1e-3
     review_length: int = 64
     review_epochs: int = 3
-    reviews_at_most: int = 10_000
+    reviews_at_most: int = 4_000
     review_learning_rate: float = 5e-4
 
     @classmethod
@@ -232,14 +232,15 @@ def _pretrain(tokenizer, examples, plan, folder, seed):
         callbacks=[stopwatch],
     )
     model.save(folder / "bert.keras")
-    measured = model.evaluate(batches("test"), return_dict=True, verbose=0)
-    sample, hidden = batches("train").take(100), hidden_only(batches("test"), tokenizer)
+    sample, test = batches("train").take(100).cache(), batches("test").cache()
+    hidden = hidden_only(test, tokenizer)
+    measured = model.evaluate(test, return_dict=True, verbose=0)
     measured_hidden = model.evaluate(hidden, return_dict=True, verbose=0)
     manifest = json.loads((examples["train"] / "manifest.json").read_text(encoding="utf-8"))
     tokens = manifest["tokens"] / manifest["examples"] * plan.batch_size * stopwatch.steps
     return model, {
         "mlm_accuracy": measured["masked_lm_accuracy"],
-        "mlm_unigram_accuracy": unigram_accuracy(sample, batches("test")),
+        "mlm_unigram_accuracy": unigram_accuracy(sample, test),
         "mlm_hidden_accuracy": measured_hidden["masked_lm_accuracy"],
         "mlm_hidden_unigram_accuracy": unigram_accuracy(sample, hidden),
         "nsp_accuracy": measured["next_sentence_accuracy"],
