@@ -2,7 +2,7 @@
 
 Three seeds of the main job's plan: pretraining, fine-tuning and evaluation with other weights,
 other masks and another order each time. Prints the accuracy on held-out reviews of each seed and
-the mean with its standard error..
+the mean with its standard error.
 
     python benchmarks/pretraining_helps.py [--language zh] [--folder runs/pretraining_helps]
 """
@@ -22,6 +22,8 @@ FIGURES = {
     "larger class": "sentiment_majority_accuracy",
     "masked LM": "mlm_accuracy",
     "most frequent token": "mlm_unigram_accuracy",
+    "masked LM, hidden only": "mlm_hidden_accuracy",
+    "most frequent token, hidden only": "mlm_hidden_unigram_accuracy",
     "next sentence": "nsp_accuracy",
 }
 

@@ -32,7 +32,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where all results go.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ):
-    """Pretrain BERT on raw text, fine-tune it on reviews and export it, in minutes."""
+    """Pretrain BERT on raw text, fine-tune it on reviews, export it: about five minutes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from keras_llm import demo  # here, so that `--help` does not wait for TensorFlow
 
