@@ -1,9 +1,9 @@
 """Does pretraining help? A classifier from a pretrained BERT, a new one, and the larger class.
 
 Three seeds of the main job: pretraining, fine-tuning and evaluation with other weights, other masks
-and another order each time. Pretraining is longer than the few minutes of the demo, and all runs of
-a seed share the reviews. Prints the accuracy on held-out reviews of each seed and the mean with its
-standard error. A run that was stopped goes on when it is started again.
+and another order each time. Pretraining takes more steps, and fine-tuning more reviews, than the
+demo has time for. Prints the accuracy on held-out reviews of each seed and the mean with its
+standard error. Pretraining that was stopped goes on when the benchmark is started again.
 
     python benchmarks/pretraining_helps.py [--language en] [--epochs 32] [--reviews 10000]
 """
