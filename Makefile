@@ -55,7 +55,7 @@ notebooks: .venv/ready-to-test ## Execute the notebooks and write their outputs 
 lock: .venv/ready-to-test ## Make both lock files anew from pyproject.toml (ARGS=--upgrade)
 	@$(PIP) pip-tools==7.6.2
 	$(COMPILE) $(ARGS) --output-file requirements.lock pyproject.toml
-	$(COMPILE) $(ARGS) --extra notebooks --extra test --constraint requirements.lock \
+	$(COMPILE) $(ARGS) --extra notebooks --extra book --extra test --constraint requirements.lock \
 		--output-file requirements-dev.lock pyproject.toml
 	sed -i.bak -E 's/^([^ +]+)\+[^ ]+/\1/' requirements.lock requirements-dev.lock
 	rm requirements.lock.bak requirements-dev.lock.bak
