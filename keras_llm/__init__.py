@@ -19,10 +19,12 @@ ROOMS = (
     "layers",
     "training",
     "models",
+    "generation",
     "tasks",
     "checkpoints",
     "serving",
     "demo",
+    "book",
     "cli",
 )
 

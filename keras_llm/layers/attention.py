@@ -166,15 +166,17 @@ class MultiHeadAttention(keras.layers.Layer):
             True = may attend.
         causal: bool, whether a position may not attend to later ones (beside `attention_mask`).
         return_scores: bool, whether to return the scores (batch, heads, query, key) too.
-        cache: float (batch, 2, heads, max_length, depth), the keys and values of the positions
-            before `cache_index`; zeros to begin with. Attention is then over the cache's
-            `max_length` positions and always causal: a slot not yet written is in the future.
+        cache: float (batch, 2, heads, max_length, depth), keys and values. With `cache_index`,
+            those of the positions before it; zeros to begin with. Attention is then over the
+            cache's `max_length` positions and always causal: a slot not yet written is in the
+            future. Without `cache_index`, all there are, from `keys_and_values`; `value` and `key`
+            are not looked at: cross-attention to a text that does not change.
         cache_index: int or int scalar tensor, position of the first query in the cache.
         training: bool, whether dropout is on.
 
     Returns:
         The output (batch, query, hidden_dim), followed by the scores where `return_scores` is
-        set and by the updated cache where a cache is given: `output`, `(output, scores)`,
+        set and by the updated cache where a `cache_index` is given: `output`, `(output, scores)`,
         `(output, cache)` or `(output, scores, cache)`.
 
     Raises:
@@ -243,14 +245,14 @@ class MultiHeadAttention(keras.layers.Layer):
     ):
         """Lets each position of `query` gather from `value`."""
         value = query if value is None else value
-        key = value if key is None else key
         query = self._split_heads(self.query_dense(query))  # (batch, heads, query, depth)
-        key = self._split_heads(self.key_dense(key))  # (batch, heads, key, depth)
-        value = self._split_heads(self.value_dense(value))  # (batch, heads, key, depth)
-        _check_shapes(query, key, value)
-        if cache is not None or cache_index is not None:
-            cache = self._write_cache(cache, cache_index, key, value)
+        if cache_index is not None:
+            cache = self._write_cache(cache, cache_index, self.keys_and_values(value, key))
+        if cache is not None:
             key, value = cache[:, 0], cache[:, 1]  # (batch, heads, max_length, depth)
+        else:
+            key, value = self._project(value, key)  # (batch, heads, key, depth)
+        _check_shapes(query, key, value)
 
         mask = self._mask(attention_mask, query, key, causal, cache_index)
         scores = attention_scores(query, key, mask)  # (batch, heads, query, key)
@@ -258,8 +260,35 @@ class MultiHeadAttention(keras.layers.Layer):
         output = self.output_dense(self._merge_heads(output))  # (batch, query, hidden_dim)
 
         extras = (scores,) if return_scores else ()
-        extras += (cache,) if cache is not None else ()
+        extras += (cache,) if cache_index is not None else ()
         return (output, *extras) if extras else output
+
+    def keys_and_values(self, value, key=None):
+        """Projects what is attended to, so that many calls can share the work.
+
+        Args:
+            value: float (batch, key, features).
+            key: float (batch, key, features); by default `value`.
+
+        Returns:
+            Tensor (batch, 2, heads, key, depth), a `cache` for calls without `cache_index`.
+
+        Example:
+            >>> attention = MultiHeadAttention(hidden_dim=8, num_heads=2)
+            >>> x, memory = keras.random.normal((1, 5, 8)), keras.random.normal((1, 3, 8))
+            >>> output = attention(x, memory)
+            >>> cached = attention(x, cache=attention.keys_and_values(memory))
+            >>> bool(keras.ops.all(output == cached))
+            True
+        """
+        return ops.stack(self._project(value, key), axis=1)
+
+    def _project(self, value, key):
+        key = value if key is None else key
+        key = self._split_heads(self.key_dense(key))  # (batch, heads, key, depth)
+        value = self._split_heads(self.value_dense(value))  # (batch, heads, key, depth)
+        _check_shapes(key, key, value)
+        return key, value
 
     def _split_heads(self, x):
         batch, length, _ = ops.shape(x)
@@ -271,20 +300,20 @@ class MultiHeadAttention(keras.layers.Layer):
         batch, length, _, _ = ops.shape(x)
         return ops.reshape(x, (batch, length, self.hidden_dim))
 
-    def _write_cache(self, cache, cache_index, key, value):
-        if cache is None or cache_index is None:
+    def _write_cache(self, cache, cache_index, update):
+        """Writes the keys and values `update` (batch, 2, heads, length, depth) from an index on."""
+        if cache is None:
             raise ValueError(
-                "cache and cache_index go together: pass both when decoding with a cache (a cache "
-                "of zeros and index 0 to begin with), or neither."
+                "cache_index says where in a cache to write, but there is no cache: pass one, of "
+                "zeros to begin with, or neither."
             )
-        length, max_length = key.shape[2], cache.shape[3]
+        length, max_length = update.shape[3], cache.shape[3]
         is_static = isinstance(cache_index, int) and None not in (length, max_length)
         if is_static and not 0 <= cache_index <= max_length - length:
             raise ValueError(
                 f"{length} tokens from position {cache_index} do not fit into a cache of "
                 f"{max_length} positions. Make a longer cache or stop earlier."
             )
-        update = ops.stack([key, value], axis=1)  # (batch, 2, heads, length, depth)
         return ops.slice_update(cache, (0, 0, 0, cache_index, 0), update)
 
     def _mask(self, attention_mask, query, key, causal, cache_index):

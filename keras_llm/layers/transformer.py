@@ -1,4 +1,4 @@
-"""The encoder block: self-attention, then a feed-forward network, each beside a shortcut.
+"""Encoder and decoder block: attention, then a feed-forward network, each beside a shortcut.
 
 Normalised after each sum as in the original transformer and BERT, or before each sub-layer
 (`norm_first`) as in most later models.
@@ -122,21 +122,30 @@ class EncoderBlock(keras.layers.Layer):
 
     def call(self, x, padding_mask=None, attention_mask=None, return_scores=False, training=None):
         """Lets each position gather from the others, then transforms it."""
-        attention_mask = _combine_masks(padding_mask, attention_mask)
+        mask = _combine_masks(padding_mask, attention_mask)
 
-        shortcut = x
-        x = self.attention_norm(x) if self.norm_first else x
-        x, scores = self.self_attention(
-            x, attention_mask=attention_mask, return_scores=True, training=training
-        )
-        x = shortcut + self.attention_dropout(x, training=training)
-        x = x if self.norm_first else self.attention_norm(x)
+        def attend(x):
+            x, scores = self.self_attention(
+                x, attention_mask=mask, return_scores=True, training=training
+            )
+            return self.attention_dropout(x, training=training), scores
 
-        shortcut = x
-        x = self.feed_forward_norm(x) if self.norm_first else x
-        x = shortcut + self.feed_forward(x, training=training)
-        x = x if self.norm_first else self.feed_forward_norm(x)
+        x, scores = self._beside_shortcut(x, attend, self.attention_norm)
+        x = self._transform(x, training)
         return (x, scores) if return_scores else x
+
+    def _transform(self, x, training):
+        """Puts each position through the feed-forward network."""
+        (x,) = self._beside_shortcut(
+            x, lambda x: (self.feed_forward(x, training=training),), self.feed_forward_norm
+        )
+        return x
+
+    def _beside_shortcut(self, x, sub_layer, norm):
+        """Adds a sub-layer's output to its input; returns the sum and what else it gives."""
+        output, *extras = sub_layer(norm(x) if self.norm_first else x)
+        x = x + output
+        return x if self.norm_first else norm(x), *extras
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -151,6 +160,125 @@ class EncoderBlock(keras.layers.Layer):
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class DecoderBlock(EncoderBlock):
+    """One layer of a transformer decoder: between the two sub-layers it looks at the encoder.
+
+    "Attention Is All You Need" (Vaswani et al., 2017), section 3.1: masked self-attention,
+    cross-attention to the encoder's output, feed-forward network.
+
+    Args:
+        hidden_dim: int, features of the input and the output.
+        num_heads: int, attention heads; divides `hidden_dim`.
+        intermediate_dim: int, features inside the feed-forward network.
+        **kwargs: the further arguments of `EncoderBlock`.
+
+    Call arguments:
+        x: float (batch, target, hidden_dim). A position attends to itself and those before it.
+        encoder_output: float (batch, source, hidden_dim), what cross-attention looks at. Not
+            needed with a `cross_cache`.
+        padding_mask: bool (batch, target), True at real tokens; with a cache, of the cache's
+            `max_length` positions.
+        encoder_padding_mask: bool (batch, source), True at real tokens.
+        cache: float (batch, 2, heads, max_length, depth), keys and values of self-attention at the
+            positions before `cache_index`; zeros to begin with.
+        cache_index: int or int scalar tensor, position of the first of `x` in the cache.
+        cross_cache: float (batch, 2, heads, source, depth), keys and values of the encoder's
+            output: `block.cross_attention.keys_and_values(encoder_output)`.
+        return_scores: bool, whether to return the scores of self-attention (batch, heads, target,
+            target) and cross-attention (batch, heads, target, source) too.
+        training: bool, whether dropout is on.
+
+    Returns:
+        The output (batch, target, hidden_dim), followed by both scores where `return_scores` is
+        set and by the updated cache where a cache is given.
+
+    Raises:
+        TypeError: a mask is not boolean.
+        ValueError: neither `encoder_output` nor `cross_cache` is given; shapes do not fit.
+
+    Example:
+        >>> block = DecoderBlock(hidden_dim=8, num_heads=2, intermediate_dim=32)
+        >>> source, target = keras.random.normal((1, 7, 8)), keras.random.normal((1, 5, 8))
+        >>> output, self_scores, cross_scores = block(target, source, return_scores=True)
+        >>> tuple(output.shape), tuple(self_scores.shape), tuple(cross_scores.shape)
+        ((1, 5, 8), (1, 2, 5, 5), (1, 2, 5, 7))
+    """
+
+    def __init__(self, hidden_dim, num_heads, intermediate_dim, **kwargs):
+        super().__init__(hidden_dim, num_heads, intermediate_dim, **kwargs)
+        self.cross_attention = MultiHeadAttention(
+            hidden_dim,
+            num_heads,
+            dropout=self.dropout,
+            kernel_initializer=self.kernel_initializer,
+            dtype=self.dtype_policy,
+            name="cross_attention",
+        )
+        self.cross_attention_dropout = keras.layers.Dropout(
+            self.dropout, dtype=self.dtype_policy, name="cross_attention_dropout"
+        )
+        self.cross_attention_norm = self._layer_norm("cross_attention_norm")
+
+    def build(self, x_shape, encoder_output_shape=None):
+        """Creates the weights."""
+        super().build(x_shape)
+        self.cross_attention.build(x_shape, encoder_output_shape)
+        self.cross_attention_norm.build(x_shape)
+
+    def call(
+        self,
+        x,
+        encoder_output=None,
+        padding_mask=None,
+        encoder_padding_mask=None,
+        cache=None,
+        cache_index=None,
+        cross_cache=None,
+        return_scores=False,
+        training=None,
+    ):
+        """Lets each position gather from those before it, then from the encoder's output."""
+        if encoder_output is None and cross_cache is None:
+            raise ValueError(
+                "A decoder block needs the encoder's output, or a cross_cache with its keys and "
+                "values."
+            )
+        mask = _combine_masks(padding_mask, None)
+        cross_mask = _combine_masks(encoder_padding_mask, None)
+
+        def attend_to_the_past(x):
+            x, scores, *new_cache = self.self_attention(
+                x,
+                attention_mask=mask,
+                causal=True,
+                cache=cache,
+                cache_index=cache_index,
+                return_scores=True,
+                training=training,
+            )
+            return self.attention_dropout(x, training=training), scores, *new_cache
+
+        def attend_to_the_encoder(x):
+            x, scores = self.cross_attention(
+                x,
+                encoder_output,
+                attention_mask=cross_mask,
+                cache=cross_cache,
+                return_scores=True,
+                training=training,
+            )
+            return self.cross_attention_dropout(x, training=training), scores
+
+        x, scores, *new_cache = self._beside_shortcut(x, attend_to_the_past, self.attention_norm)
+        x, cross_scores = self._beside_shortcut(x, attend_to_the_encoder, self.cross_attention_norm)
+        x = self._transform(x, training)
+
+        extras = [scores, cross_scores] if return_scores else []
+        extras += new_cache
+        return (x, *extras) if extras else x
 
 
 def _combine_masks(padding_mask, attention_mask):

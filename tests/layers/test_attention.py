@@ -305,14 +305,23 @@ def test_cache_in_a_compiled_loop(rng):
     battery.assert_close(battery.numpy(actual), expected, 1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_precomputed_keys_and_values(rng, dtype):
+    layer = MultiHeadAttention(8, 2, dtype=dtype)
+    x, value, key = normal(rng, 2, 4, 8), normal(rng, 2, 5, 6), normal(rng, 2, 5, 7)
+    mask = rng.random((2, 4, 5)) < 0.7
+    expected = battery.numpy(layer(x, value, key, attention_mask=mask, return_scores=True))
+    cache = layer.keys_and_values(value, key)
+    actual = layer(x, attention_mask=mask, cache=cache, return_scores=True)
+    battery.assert_close(battery.numpy(actual), expected)
+
+
 def test_cache_errors(rng):
     layer = MultiHeadAttention(8, 2)
     x, cache = normal(rng, 1, 3, 8), np.zeros((1, 2, 2, 4, 4), "float32")
     with pytest.raises(ValueError, match=r"3 tokens from position 2 do not fit .* 4 positions"):
         layer(x, cache=cache, cache_index=2)
-    with pytest.raises(ValueError, match="go together"):
-        layer(x, cache=cache)
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="there is no cache"):
         layer(x, cache_index=0)
 
 

@@ -2,8 +2,10 @@ import battery
 import numpy as np
 import numpy_reference as reference
 import pytest
+import torch
+import torch_weights
 
-from keras_llm.layers import EncoderBlock
+from keras_llm.layers import DecoderBlock, EncoderBlock
 
 
 @pytest.fixture
@@ -86,3 +88,101 @@ def test_errors(rng):
         EncoderBlock(6, 3, 12)(normal(rng, 2, 5, 7))
     with pytest.raises(ValueError, match="multiple of num_heads"):
         EncoderBlock(6, 4, 12)
+
+
+# === DecoderBlock ===
+
+
+def decoder_arguments(rng):
+    return {
+        "x": normal(rng, 2, 5, 6),
+        "encoder_output": normal(rng, 2, 7, 6),
+        "padding_mask": np.array([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]], dtype=bool),
+        "encoder_padding_mask": np.array([[1] * 7, [1] * 4 + [0] * 3], dtype=bool),
+    }
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_decoder_battery(rng, tmp_path, norm_first):
+    battery.check_layer(
+        lambda **kw: DecoderBlock(6, 3, 12, norm_first=norm_first, name="block", **kw),
+        decoder_arguments(rng),
+        tmp_path,
+        options={"return_scores": True},
+    )
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_decoder_equals_pytorch(rng, norm_first):
+    ours = DecoderBlock(6, 3, 12, norm_first=norm_first, activation="relu")
+    arguments = decoder_arguments(rng)
+    ours(**arguments)
+    ours.set_weights([normal(rng, *w.shape) for w in ours.get_weights()])
+    theirs = torch.nn.TransformerDecoderLayer(
+        6, 3, 12, activation="relu", norm_first=norm_first, batch_first=True
+    ).eval()
+    torch_weights.decoder_layer(theirs, ours)
+    with torch.no_grad():
+        expected = theirs(
+            torch.tensor(arguments["x"]),
+            torch.tensor(arguments["encoder_output"]),
+            tgt_mask=torch.triu(torch.ones(5, 5, dtype=torch.bool), 1),  # True = hidden
+            tgt_key_padding_mask=torch.tensor(~arguments["padding_mask"]),
+            memory_key_padding_mask=torch.tensor(~arguments["encoder_padding_mask"]),
+        ).numpy()
+    battery.assert_close(battery.numpy(ours(**arguments)), expected, 1e-5)
+
+
+def test_the_future_cannot_change_the_past(rng):
+    layer, arguments = DecoderBlock(6, 3, 12), decoder_arguments(rng)
+    before = battery.numpy(layer(**arguments))
+    arguments["x"][:, 3:] += 10
+    after = battery.numpy(layer(**arguments))
+    battery.assert_close(after[:, :3], before[:, :3], 1e-6)
+    assert np.abs(after[:, 3:] - before[:, 3:]).max() > 0.1
+
+
+def test_padding_of_the_source_changes_nothing(rng):
+    layer, arguments = DecoderBlock(6, 3, 12), decoder_arguments(rng)
+    before = battery.numpy(layer(**arguments))
+    arguments["encoder_output"][1, 4:] = 1e3
+    battery.assert_close(battery.numpy(layer(**arguments)), before, 1e-6)
+
+
+@pytest.mark.parametrize("dtype", battery.PRECISIONS)
+def test_who_sees_no_source_gets_zeros_from_it(rng, dtype):
+    layer, arguments = DecoderBlock(6, 3, 12, dtype=dtype), decoder_arguments(rng)
+    arguments["encoder_padding_mask"] = np.zeros((2, 7), bool)
+    output, _, scores = battery.numpy(layer(**arguments, return_scores=True))
+    assert np.isfinite(output).all() and not scores.any()
+
+
+@pytest.mark.parametrize("dtype", battery.PRECISIONS)
+def test_cached_equals_uncached(rng, dtype):
+    layer, arguments = DecoderBlock(6, 3, 12, dtype=dtype), decoder_arguments(rng)
+    expected = battery.numpy(layer(**arguments))
+    cross_cache = layer.cross_attention.keys_and_values(arguments["encoder_output"])
+    cache, outputs = np.zeros((2, 2, 3, 5, 2), "float32"), []
+    for index in range(5):
+        output, _, cross_scores, cache = layer(
+            arguments["x"][:, index : index + 1],
+            padding_mask=arguments["padding_mask"],
+            encoder_padding_mask=arguments["encoder_padding_mask"],
+            cache=cache,
+            cache_index=index,
+            cross_cache=cross_cache,
+            return_scores=True,
+        )
+        assert tuple(cross_scores.shape) == (2, 3, 1, 7)
+        outputs.append(battery.numpy(output))
+    outputs = np.concatenate(outputs, axis=1)
+    battery.assert_close(outputs, expected, battery.PRECISIONS[dtype])
+
+
+def test_decoder_errors(rng):
+    layer, arguments = DecoderBlock(6, 3, 12), decoder_arguments(rng)
+    with pytest.raises(ValueError, match=r"encoder's output, or a cross_cache"):
+        layer(arguments["x"])
+    arguments["encoder_padding_mask"] = np.ones((2, 7), "float32")
+    with pytest.raises(TypeError, match="must be boolean"):
+        layer(**arguments)

@@ -1,0 +1,157 @@
+"""A model here is a table: random logits for every beginning, which the cache numbers."""
+
+import itertools
+
+import battery
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_llm.generation import beam_search, greedy_search
+
+VOCABULARY, MAX_LENGTH, START, END = 4, 4, 1, 2
+
+
+class Table:
+    """Logits (beginnings, vocabulary) for each batch row; a beginning is its tokens as digits."""
+
+    def __init__(self, seed, batch=2, repeats=1):
+        rng = np.random.default_rng(seed)
+        size = VOCABULARY**MAX_LENGTH * 2
+        self.logits = rng.normal(size=(batch, size, VOCABULARY)).astype("float32") * 2
+        self.repeats = repeats
+        rows = np.repeat(np.arange(batch), repeats).astype("int32")
+        self.cache = {"row": rows, "code": np.zeros(batch * repeats, "int32")}
+        self.calls = []
+
+    def __call__(self, tokens, index, cache):
+        self.calls.append(index)
+        code = cache["code"] * VOCABULARY + keras.ops.where(index > 0, tokens, 0)
+        flat = self.logits.reshape(-1, VOCABULARY)
+        logits = keras.ops.take(flat, cache["row"] * self.logits.shape[1] + code, axis=0)
+        return logits, {"row": cache["row"], "code": code}
+
+    def log_probability(self, row, sequence):
+        """Adds up the log-probabilities of a sequence, token by token."""
+        code, total = 0, 0.0
+        for i, token in enumerate(sequence):
+            code = code * VOCABULARY + (sequence[i - 1] if i else 0)
+            logits = np.float64(self.logits[row, code])
+            total += logits[token] - np.log(np.exp(logits).sum())
+        return total
+
+
+def all_sequences():
+    """Every sequence that ends within the limit."""
+    others = [token for token in range(VOCABULARY) if token != END]
+    for length in range(MAX_LENGTH):
+        for beginning in itertools.product(others, repeat=length):
+            yield (*beginning, END)
+
+
+def cut(sequence):
+    """Drops the padding behind the end token."""
+    sequence = [int(token) for token in sequence]
+    return tuple(sequence[: sequence.index(END) + 1] if END in sequence else sequence)
+
+
+def penalty(sequence, alpha):
+    return ((5 + len(sequence)) / 6) ** alpha
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.6, 2.0]))
+def test_enough_beams_find_the_best_of_all_sequences(seed, alpha):
+    beams = VOCABULARY**MAX_LENGTH
+    table = Table(seed, repeats=beams)
+    sequences, scores = beam_search(
+        table, table.cache, 2, START, END, MAX_LENGTH, num_beams=beams, length_penalty=alpha
+    )
+    for row in range(2):
+        expected = {s: table.log_probability(row, s) / penalty(s, alpha) for s in all_sequences()}
+        best = max(expected, key=expected.get)
+        assert cut(sequences[row]) == best
+        assert float(scores[row]) == pytest.approx(expected[best], abs=1e-5)
+
+
+def textbook_beam_search(table, row, beams, alpha):
+    """Keeps the best beginnings, one Python list after the other, to the very end."""
+    alive, ended = [()], {}
+    for _ in range(MAX_LENGTH):
+        longer = [(*beginning, token) for beginning in alive for token in range(VOCABULARY)]
+        longer = sorted(longer, key=lambda s: -table.log_probability(row, s))[: 2 * beams]
+        for s in longer:
+            if s[-1] == END:
+                ended[s] = table.log_probability(row, s) / penalty(s, alpha)
+        alive = [s for s in longer if s[-1] != END][:beams]
+    return max(ended, key=ended.get) if ended else alive[0]
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 3]), st.sampled_from([0.0, 0.6, 2.0]))
+def test_few_beams_equal_the_textbook(seed, beams, alpha):
+    table = Table(seed, repeats=beams)
+    sequences, _ = beam_search(
+        table, table.cache, 2, START, END, MAX_LENGTH, num_beams=beams, length_penalty=alpha
+    )
+    for row in range(2):
+        assert cut(sequences[row]) == textbook_beam_search(table, row, beams, alpha)
+
+
+@given(st.integers(0, 10**6))
+def test_greedy_appends_the_most_probable(seed):
+    table = Table(seed)
+    sequences = battery.numpy(greedy_search(table, table.cache, 2, START, END, MAX_LENGTH))
+    for row in range(2):
+        expected = ()
+        while len(expected) < MAX_LENGTH and END not in expected:
+            tokens = range(VOCABULARY)
+            expected += (max(tokens, key=lambda t: table.log_probability(row, (*expected, t))),)
+        assert cut(sequences[row]) == expected
+        assert not sequences[row, len(expected) :].any(), "padding behind the end"
+
+
+def test_searches_stop_when_nothing_can_change():
+    def ends_at_once(tokens, index, cache):
+        calls.append(int(index))
+        return keras.ops.one_hot(keras.ops.full_like(tokens, END), VOCABULARY) * 50, cache
+
+    calls = []
+    greedy_search(ends_at_once, (), 3, START, END, 100)
+    assert calls == [0]
+    calls.clear()
+    beam_search(ends_at_once, (), 3, START, END, 100, num_beams=2)
+    assert calls == [0]
+
+
+def test_a_sequence_that_never_ends_is_cut_at_the_limit():
+    def never_ends(tokens, index, cache):
+        return keras.ops.one_hot(keras.ops.full_like(tokens, 3), VOCABULARY) * 50, cache
+
+    assert battery.numpy(greedy_search(never_ends, (), 1, START, END, 3)).tolist() == [[3, 3, 3]]
+    sequences, scores = beam_search(never_ends, (), 1, START, END, 3, num_beams=1)
+    assert battery.numpy(sequences).tolist() == [[3, 3, 3]]
+    assert float(scores[0]) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("beams", [0, 3])
+def test_in_a_graph(beams):
+    table = Table(seed=7, repeats=beams or 1)
+
+    def search():
+        if not beams:
+            return greedy_search(table, table.cache, 2, START, END, MAX_LENGTH)
+        return beam_search(table, table.cache, 2, START, END, MAX_LENGTH, num_beams=beams)
+
+    battery.assert_close(battery.numpy(battery.compiled(search)()), battery.numpy(search()), 1e-6)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="max_length=0 must be at least 1"):
+        greedy_search(None, (), 1, START, END, 0)
+    with pytest.raises(ValueError, match="max_length=0 must be at least 1"):
+        beam_search(None, (), 1, START, END, 0)
+    with pytest.raises(ValueError, match="num_beams=0"):
+        beam_search(None, (), 1, START, END, 5, num_beams=0)
+    with pytest.raises(ValueError, match="length_penalty=-1"):
+        beam_search(None, (), 1, START, END, 5, length_penalty=-1)
