@@ -12,6 +12,7 @@ import keras
 import keras_hub
 
 from keras_llm.layers import EncoderBlock, MaskedLMHead, NextSentenceHead, PositionEmbedding
+from keras_llm.models.sizes import check_sizes
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin
 
 LAYER_NORM_EPSILON = 1e-12  # as in the authors' code
@@ -77,7 +78,7 @@ class BertBackbone(keras_hub.models.Backbone):
         dtype=None,
         **kwargs,
     ):
-        _check_positive(
+        check_sizes(
             vocabulary_size=vocabulary_size,
             num_layers=num_layers,
             num_heads=num_heads,
@@ -309,9 +310,3 @@ class BertForPretraining(TrainingMixin, keras_hub.models.Task):
             weighted_metrics = {head: [accuracy(name="accuracy")] for head in heads}
         optimizer = AdamW() if optimizer == "auto" else optimizer
         super().compile(optimizer, loss, weighted_metrics=weighted_metrics, **kwargs)
-
-
-def _check_positive(**sizes):
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a positive integer. Got {size!r}.")

@@ -1,0 +1,294 @@
+"""The encoder-decoder of "Attention Is All You Need" (Vaswani et al., 2017).
+
+Notable:
+- encoder and decoder are stacks of blocks without recurrence; order comes from sine positions;
+- one table embeds source and target tokens and is the output matrix too;
+- normalised after each sum as in the paper, or before each sub-layer (`norm_first`), which trains
+  without warm-up and needs one more normalisation at the end of each stack;
+- `start_cache` and `decode` write a text token by token without computing its past again: the
+  source's keys and values are projected once, the target's grow by one position a step.
+"""
+
+import math
+
+import keras
+import keras_hub
+from keras import ops
+
+from keras_llm.layers import DecoderBlock, EncoderBlock, SinePositionEncoding
+from keras_llm.models.sizes import check_sizes
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class Transformer(keras_hub.models.Backbone):
+    """Encoder and decoder: from the ids of a source and a target to a vector for each token.
+
+    "Attention Is All You Need" (Vaswani et al., 2017), section 3. The class methods `base` and
+    `big` build it in the sizes of table 3.
+
+    Args:
+        num_layers: int, number of encoder blocks, and of decoder blocks.
+        hidden_dim: int, features of each token (the paper's d_model).
+        num_heads: int, attention heads of each block; divides `hidden_dim`.
+        intermediate_dim: int, features inside the feed-forward networks (the paper's d_ff).
+        vocabulary_size: int, number of tokens of source and target together.
+        dropout: float in [0, 1), for embeddings, attention scores and sub-layers.
+        norm_first: bool, whether to normalise each sub-layer's input (pre-norm; Xiong et al., 2020)
+            rather than its sum with the shortcut (post-norm, the paper's).
+        activation: name or function inside the feed-forward networks.
+        dtype: precision policy, such as "mixed_bfloat16"; by default Keras' own.
+        **kwargs: `name`, `trainable` of `keras.Model`.
+
+    Call arguments:
+        inputs: dict of `encoder_token_ids` int32 (batch, source), `encoder_padding_mask` bool
+            (batch, source), `decoder_token_ids` int32 (batch, target) and `decoder_padding_mask`
+            bool (batch, target); masks are True at real tokens.
+
+    Returns:
+        A model whose output is a dict of `encoder_sequence_output` (batch, source, hidden_dim) and
+        `decoder_sequence_output` (batch, target, hidden_dim).
+
+    Raises:
+        ValueError: a size is not a positive integer; `num_heads` does not divide `hidden_dim`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = Transformer(2, hidden_dim=8, num_heads=2, intermediate_dim=32,
+        ...                     vocabulary_size=100)
+        >>> outputs = model({
+        ...     "encoder_token_ids": np.array([[7, 8, 9, 3]]),
+        ...     "encoder_padding_mask": np.ones((1, 4), bool),
+        ...     "decoder_token_ids": np.array([[2, 11, 12]]),
+        ...     "decoder_padding_mask": np.ones((1, 3), bool),
+        ... })
+        >>> tuple(model.logits(outputs["decoder_sequence_output"]).shape)
+        (1, 3, 100)
+    """
+
+    def __init__(
+        self,
+        num_layers,
+        hidden_dim,
+        num_heads,
+        intermediate_dim,
+        vocabulary_size,
+        dropout=0.1,
+        norm_first=False,
+        activation="relu",
+        dtype=None,
+        **kwargs,
+    ):
+        check_sizes(
+            num_layers=num_layers,
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+            intermediate_dim=intermediate_dim,
+            vocabulary_size=vocabulary_size,
+        )
+
+        # === Layers ===
+        # Embeddings times the root of hidden_dim (section 3.4) are then of variance 1.
+        self.token_embedding = keras.layers.ReversibleEmbedding(
+            vocabulary_size,
+            hidden_dim,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=hidden_dim**-0.5),
+            dtype=dtype,
+            name="token_embedding",
+        )
+        self.position_encoding = SinePositionEncoding(dtype=dtype, name="position_encoding")
+        self.embeddings_dropout = keras.layers.Dropout(
+            dropout, dtype=dtype, name="embeddings_dropout"
+        )
+        sizes = {
+            "hidden_dim": hidden_dim,
+            "num_heads": num_heads,
+            "intermediate_dim": intermediate_dim,
+            "dropout": dropout,
+            "norm_first": norm_first,
+            "activation": activation,
+            "dtype": dtype,
+        }
+        self.encoder_layers = [
+            EncoderBlock(**sizes, name=f"encoder_layer_{i}") for i in range(num_layers)
+        ]
+        self.decoder_layers = [
+            DecoderBlock(**sizes, name=f"decoder_layer_{i}") for i in range(num_layers)
+        ]
+        # The sums of pre-norm blocks are not normalised: at the end they must be.
+        final_norm = keras.layers.LayerNormalization if norm_first else keras.layers.Identity
+        epsilon = {"epsilon": 1e-5} if norm_first else {}
+        self.encoder_norm = final_norm(**epsilon, dtype=dtype, name="encoder_norm")
+        self.decoder_norm = final_norm(**epsilon, dtype=dtype, name="decoder_norm")
+
+        # === Functional Model ===
+        encoder_token_ids = keras.Input((None,), dtype="int32", name="encoder_token_ids")
+        encoder_padding_mask = keras.Input((None,), dtype="bool", name="encoder_padding_mask")
+        decoder_token_ids = keras.Input((None,), dtype="int32", name="decoder_token_ids")
+        decoder_padding_mask = keras.Input((None,), dtype="bool", name="decoder_padding_mask")
+
+        encoder_output = self.encode(encoder_token_ids, encoder_padding_mask)
+        decoder_output, _ = self.decode(
+            decoder_token_ids, encoder_output, decoder_padding_mask, encoder_padding_mask
+        )
+
+        super().__init__(
+            inputs={
+                "encoder_token_ids": encoder_token_ids,
+                "encoder_padding_mask": encoder_padding_mask,
+                "decoder_token_ids": decoder_token_ids,
+                "decoder_padding_mask": decoder_padding_mask,
+            },
+            outputs={
+                "encoder_sequence_output": encoder_output,
+                "decoder_sequence_output": decoder_output,
+            },
+            dtype=dtype,
+            **kwargs,
+        )
+
+        # === Config ===
+        self.num_layers = num_layers
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.vocabulary_size = vocabulary_size
+        self.dropout = dropout
+        self.norm_first = norm_first
+        self.activation = keras.activations.get(activation)
+
+    @classmethod
+    def base(cls, vocabulary_size, **overrides):
+        """Builds 6 layers of 512 features (table 3, base): 63 million weights at 37,000 tokens."""
+        sizes = {"num_layers": 6, "hidden_dim": 512, "num_heads": 8, "intermediate_dim": 2048}
+        return cls(vocabulary_size=vocabulary_size, **{**sizes, **overrides})
+
+    @classmethod
+    def big(cls, vocabulary_size, **overrides):
+        """Builds 6 layers of 1024 features (table 3, big): 214 million weights at 37,000 tokens."""
+        sizes = {"num_layers": 6, "hidden_dim": 1024, "num_heads": 16, "intermediate_dim": 4096}
+        return cls(vocabulary_size=vocabulary_size, **{**sizes, "dropout": 0.3, **overrides})
+
+    def encode(self, token_ids, padding_mask=None):
+        """Encodes the source.
+
+        Args:
+            token_ids: int32 (batch, source).
+            padding_mask: bool (batch, source), True at real tokens.
+
+        Returns:
+            Tensor (batch, source, hidden_dim).
+        """
+        x = self._embed(token_ids)  # (batch, source, hidden_dim)
+        for layer in self.encoder_layers:
+            x = layer(x, padding_mask=padding_mask)
+        return self.encoder_norm(x)
+
+    def decode(self, token_ids, encoder_output, padding_mask=None, encoder_padding_mask=None):
+        """Decodes a whole target at once, as in training.
+
+        Args:
+            token_ids: int32 (batch, target), beginning with the start token.
+            encoder_output: float (batch, source, hidden_dim).
+            padding_mask: bool (batch, target), True at real tokens.
+            encoder_padding_mask: bool (batch, source), True at real tokens.
+
+        Returns:
+            The pair of a tensor (batch, target, hidden_dim), in which position i has seen the
+            target up to i, and the cross-attention of each layer: a list of tensors (batch, heads,
+            target, source), how much each target position looks at each source token.
+        """
+        x, alignments = self._embed(token_ids), []  # (batch, target, hidden_dim)
+        for layer in self.decoder_layers:
+            x, _, cross_scores = layer(
+                x,
+                encoder_output,
+                padding_mask=padding_mask,
+                encoder_padding_mask=encoder_padding_mask,
+                return_scores=True,
+            )
+            alignments.append(cross_scores)
+        return self.decoder_norm(x), alignments
+
+    def start_cache(self, encoder_output, max_length):
+        """Makes the cache to write a target with: nothing of it yet, and the source projected.
+
+        Args:
+            encoder_output: float (batch, source, hidden_dim).
+            max_length: int, the most tokens of the target.
+
+        Returns:
+            A list with one pair a layer: keys and values of the target (batch, 2, heads,
+            max_length, depth), zeros; and those of the source (batch, 2, heads, source, depth).
+        """
+        batch = ops.shape(encoder_output)[0]
+        depth = self.hidden_dim // self.num_heads
+        past = ops.zeros((batch, 2, self.num_heads, max_length, depth), self.compute_dtype)
+        return [
+            (past, layer.cross_attention.keys_and_values(encoder_output))
+            for layer in self.decoder_layers
+        ]
+
+    def decode_step(self, token_ids, index, cache, encoder_padding_mask=None):
+        """Decodes some more tokens of a target, given the cache of those before.
+
+        Args:
+            token_ids: int32 (batch, length), usually of length 1.
+            index: int or int scalar tensor, position of the first of them in the target.
+            cache: list of pairs from `start_cache` or the last `decode_step`.
+            encoder_padding_mask: bool (batch, source), True at real tokens.
+
+        Returns:
+            The pair of a tensor (batch, length, hidden_dim) and the new cache.
+
+        Example:
+            >>> import numpy as np
+            >>> model = Transformer(1, 8, 2, 32, vocabulary_size=100)
+            >>> encoded, target = model.encode(np.array([[7, 8, 3]])), np.array([[2, 11]])
+            >>> whole, _ = model.decode(target, encoded)
+            >>> cache = model.start_cache(encoded, max_length=2)
+            >>> first, cache = model.decode_step(target[:, :1], 0, cache)
+            >>> second, cache = model.decode_step(target[:, 1:], 1, cache)
+            >>> bool(np.allclose(whole[:, 1], second[:, 0], atol=1e-5))
+            True
+        """
+        x, new_cache = self._embed(token_ids, index), []  # (batch, length, hidden_dim)
+        for layer, (past, source) in zip(self.decoder_layers, cache, strict=True):
+            x, past = layer(
+                x,
+                encoder_padding_mask=encoder_padding_mask,
+                cache=past,
+                cache_index=index,
+                cross_cache=source,
+            )
+            new_cache.append((past, source))
+        return self.decoder_norm(x), new_cache
+
+    def logits(self, x):
+        """Scores every token of the vocabulary with the embedding table (section 3.4).
+
+        Args:
+            x: float (..., hidden_dim), the decoder's output.
+
+        Returns:
+            float32 (..., vocabulary).
+        """
+        return ops.cast(self.token_embedding(x, reverse=True), "float32")
+
+    def _embed(self, token_ids, start_index=0):
+        x = self.token_embedding(token_ids) * math.sqrt(self.token_embedding.output_dim)
+        x = x + self.position_encoding(x, start_index=start_index)
+        return self.embeddings_dropout(x)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_layers": self.num_layers,
+            "hidden_dim": self.hidden_dim,
+            "num_heads": self.num_heads,
+            "intermediate_dim": self.intermediate_dim,
+            "vocabulary_size": self.vocabulary_size,
+            "dropout": self.dropout,
+            "norm_first": self.norm_first,
+            "activation": keras.activations.serialize(self.activation),
+        }
