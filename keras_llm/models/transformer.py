@@ -5,8 +5,8 @@ Notable:
 - one table embeds source and target tokens and is the output matrix too;
 - normalised after each sum as in the paper, or before each sub-layer (`norm_first`), which trains
   without warm-up and needs one more normalisation at the end of each stack;
-- `start_cache` and `decode` write a text token by token without computing its past again: the
-  source's keys and values are projected once, the target's grow by one position a step.
+- `decode_step` writes a text token by token without computing its past again: the source's keys
+  and values are projected once, the target's grow by one position a step.
 """
 
 import math
@@ -209,32 +209,40 @@ class Transformer(keras_hub.models.Backbone):
             alignments.append(cross_scores)
         return self.decoder_norm(x), alignments
 
-    def start_cache(self, encoder_output, max_length):
-        """Makes the cache to write a target with: nothing of it yet, and the source projected.
+    def keys_and_values(self, encoder_output):
+        """Projects the source for the cross-attention of each layer, once for all steps.
 
         Args:
             encoder_output: float (batch, source, hidden_dim).
-            max_length: int, the most tokens of the target.
 
         Returns:
-            A list with one pair a layer: keys and values of the target (batch, 2, heads,
-            max_length, depth), zeros; and those of the source (batch, 2, heads, source, depth).
+            A list with one tensor a layer, (batch, 2, heads, source, depth).
         """
-        batch = ops.shape(encoder_output)[0]
-        depth = self.hidden_dim // self.num_heads
-        past = ops.zeros((batch, 2, self.num_heads, max_length, depth), self.compute_dtype)
         return [
-            (past, layer.cross_attention.keys_and_values(encoder_output))
-            for layer in self.decoder_layers
+            layer.cross_attention.keys_and_values(encoder_output) for layer in self.decoder_layers
         ]
 
-    def decode_step(self, token_ids, index, cache, encoder_padding_mask=None):
+    def start_cache(self, batch_size, max_length):
+        """Makes the cache to write targets with: nothing is in it yet.
+
+        Args:
+            batch_size: int or int scalar tensor.
+            max_length: int, the most tokens of a target.
+
+        Returns:
+            A list with one tensor a layer, zeros (batch, 2, heads, max_length, depth).
+        """
+        shape = (batch_size, 2, self.num_heads, max_length, self.hidden_dim // self.num_heads)
+        return [ops.zeros(shape, self.compute_dtype) for _ in self.decoder_layers]
+
+    def decode_step(self, token_ids, index, cache, source, encoder_padding_mask=None):
         """Decodes some more tokens of a target, given the cache of those before.
 
         Args:
             token_ids: int32 (batch, length), usually of length 1.
             index: int or int scalar tensor, position of the first of them in the target.
-            cache: list of pairs from `start_cache` or the last `decode_step`.
+            cache: what `start_cache` or the last `decode_step` returned.
+            source: what `keys_and_values` returned.
             encoder_padding_mask: bool (batch, source), True at real tokens.
 
         Returns:
@@ -245,22 +253,22 @@ class Transformer(keras_hub.models.Backbone):
             >>> model = Transformer(1, 8, 2, 32, vocabulary_size=100)
             >>> encoded, target = model.encode(np.array([[7, 8, 3]])), np.array([[2, 11]])
             >>> whole, _ = model.decode(target, encoded)
-            >>> cache = model.start_cache(encoded, max_length=2)
-            >>> first, cache = model.decode_step(target[:, :1], 0, cache)
-            >>> second, cache = model.decode_step(target[:, 1:], 1, cache)
+            >>> cache, source = model.start_cache(1, max_length=2), model.keys_and_values(encoded)
+            >>> first, cache = model.decode_step(target[:, :1], 0, cache, source)
+            >>> second, cache = model.decode_step(target[:, 1:], 1, cache, source)
             >>> bool(np.allclose(whole[:, 1], second[:, 0], atol=1e-5))
             True
         """
         x, new_cache = self._embed(token_ids, index), []  # (batch, length, hidden_dim)
-        for layer, (past, source) in zip(self.decoder_layers, cache, strict=True):
-            x, past = layer(
+        for layer, layer_cache, cross_cache in zip(self.decoder_layers, cache, source, strict=True):
+            x, layer_cache = layer(
                 x,
                 encoder_padding_mask=encoder_padding_mask,
-                cache=past,
+                cache=layer_cache,
                 cache_index=index,
-                cross_cache=source,
+                cross_cache=cross_cache,
             )
-            new_cache.append((past, source))
+            new_cache.append(layer_cache)
         return self.decoder_norm(x), new_cache
 
     def logits(self, x):

@@ -14,7 +14,7 @@ from keras_llm.training.losses import GlobalMeanCrossentropy
 from keras_llm.training.model import TrainingMixin
 from keras_llm.training.optimizers import AdamW, GlobalGradients
 from keras_llm.training.precision import fast_dtype_policy
-from keras_llm.training.schedules import WarmupLinearDecay
+from keras_llm.training.schedules import WarmupInverseSquareRootDecay, WarmupLinearDecay
 
 __all__ = [
     "AdamW",
@@ -22,6 +22,7 @@ __all__ = [
     "GlobalGradients",
     "GlobalMeanCrossentropy",
     "TrainingMixin",
+    "WarmupInverseSquareRootDecay",
     "WarmupLinearDecay",
     "densify",
     "fast_dtype_policy",

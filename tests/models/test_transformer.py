@@ -125,10 +125,11 @@ def test_cached_equals_uncached(norm_first, pieces):
     mask = x["encoder_padding_mask"]
     encoded = model.encode(x["encoder_token_ids"], mask)
     expected, _ = model.decode(x["decoder_token_ids"], encoded, encoder_padding_mask=mask)
-    cache, outputs, index = model.start_cache(encoded, max_length=9), [], 0
+    cache, source = model.start_cache(3, max_length=9), model.keys_and_values(encoded)
+    outputs, index = [], 0
     for length in pieces:
         tokens = x["decoder_token_ids"][:, index : index + length]
-        output, cache = model.decode_step(tokens, index, cache, mask)
+        output, cache = model.decode_step(tokens, index, cache, source, mask)
         outputs.append(battery.numpy(output))
         index += length
     battery.assert_close(np.concatenate(outputs, axis=1), battery.numpy(expected), 1e-5)
