@@ -1,0 +1,197 @@
+"""What every task does with strings: check them, batch them, shuffle them by a seed."""
+
+import math
+
+import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
+
+from keras_llm.training import TrainingMixin
+
+# Of how many batches the examples are sorted by length, where a task groups them.
+WINDOW = 100
+
+
+class TextTask(TrainingMixin, keras_hub.models.Task):
+    """A KerasHub task whose `fit` and `evaluate` take lists of strings.
+
+    A subclass has a `preprocessor` that turns a batch of strings into the inputs of the model, and
+    `targets_name`, the word for its targets in messages. It may override `_check_targets`, to
+    refuse targets before anything is trained, and set `groups_by_length`, so that texts of like
+    length share a batch and little of it is padding.
+    """
+
+    groups_by_length = False
+
+    @classmethod
+    def from_config(cls, config):
+        """Builds the model from `get_config`'s result."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("backbone", "tokenizer")
+        }
+        return cls(**{**config, **parts})
+
+    def fit(
+        self,
+        x,
+        y=None,
+        batch_size=32,
+        epochs=1,
+        sample_weight=None,
+        validation_data=None,
+        seed=0,
+        **kwargs,
+    ):
+        """Trains on texts and their targets: labels, or other texts.
+
+        Args:
+            x: list of str; or a batched `tf.data.Dataset` of pairs (texts, targets).
+            y: list of str, the targets; None with a dataset.
+            batch_size: int, texts a step, of all replicas together.
+            epochs: int, passes over the texts.
+            sample_weight: list of float, or None.
+            validation_data: a pair (texts, targets), or a dataset as for `x`.
+            seed: int, of the order in which a list is shuffled, anew each epoch.
+            **kwargs: further arguments of `keras.Model.fit`.
+
+        Returns:
+            A `keras.callbacks.History`.
+
+        Raises:
+            ValueError: no texts, no targets, not as many targets as texts, or a target that the
+                task does not know; nothing is trained then.
+            TypeError: a single string, or a list of something else than strings.
+        """
+        if isinstance(validation_data, (tuple, list)):
+            columns = self._columns(*validation_data)
+            validation_data = tf.data.Dataset.from_tensor_slices(columns).batch(batch_size)
+        if not isinstance(x, tf.data.Dataset):
+            columns = self._columns(x, y, sample_weight)
+            kwargs["steps_per_epoch"] = math.ceil(len(columns[0]) / batch_size)
+            x = _shuffled(columns, batch_size, epochs, seed, self.groups_by_length)
+        return super().fit(
+            x, epochs=epochs, validation_data=validation_data, shuffle=False, **kwargs
+        )
+
+    def evaluate(self, x, y=None, batch_size=32, sample_weight=None, return_dict=True, **kwargs):
+        """Measures loss and accuracy on texts and their targets.
+
+        Args:
+            x: as in `fit`.
+            y: as in `fit`.
+            batch_size: int, texts a step.
+            sample_weight: list of float, or None.
+            return_dict: bool. False gives Keras' list without names.
+            **kwargs: further arguments of `keras.Model.evaluate`.
+
+        Returns:
+            A dict of `loss` and `accuracy`.
+        """
+        # `fit` calls this too, with batches that are ready.
+        if not (isinstance(x, tf.data.Dataset) or kwargs.get("_use_cached_eval_dataset")):
+            columns = self._columns(x, y, sample_weight)
+            x, y = tf.data.Dataset.from_tensor_slices(columns).batch(batch_size), None
+        return super().evaluate(x, y, return_dict=return_dict, **kwargs)
+
+    def _columns(self, x, y, sample_weight=None):
+        """Returns texts, targets and, where given, weights, checked before any work is done."""
+        texts = as_strings(x, "texts")
+        if y is None:
+            raise ValueError(
+                f"{self.targets_name.capitalize()} are missing: pass them beside the texts, "
+                f"`fit(texts, {self.targets_name})`."
+            )
+        targets = as_strings(y, self.targets_name)
+        if len(targets) != len(texts):
+            raise ValueError(
+                f"There must be as many {self.targets_name} as texts; got {len(texts)} texts, "
+                f"{len(targets)} {self.targets_name}."
+            )
+        self._check_targets(targets)
+        columns = [texts, targets]
+        if sample_weight is not None:
+            columns.append(np.asarray(sample_weight, "float32"))
+        return tuple(columns)
+
+    def _check_targets(self, targets):
+        """Raises ValueError where there is a target that the task cannot learn."""
+
+
+def as_strings(values, what):
+    """Returns a list of str, or says what stands there instead.
+
+    Args:
+        values: iterable of str.
+        what: str, what they are, in the plural.
+
+    Returns:
+        List of str.
+
+    Raises:
+        TypeError: a single string, or something else than a string among them.
+        ValueError: there are none.
+
+    Example:
+        >>> as_strings(["good", 3], "texts")
+        Traceback (most recent call last):
+        TypeError: texts[1] is 3, not a string.
+    """
+    if isinstance(values, (str, bytes)):
+        raise TypeError(f"Expected a list of {what}, got the string {values!r}: put it in a list.")
+    values = list(values)
+    if not values:
+        raise ValueError(f"The list of {what} is empty.")
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise TypeError(f"{what}[{i}] is {value!r}, not a string.")
+    return values
+
+
+def check_vocabulary(tokenizer, backbone):
+    """Refuses a tokenizer whose ids the backbone has no embedding for.
+
+    Args:
+        tokenizer: tokenizer with a `vocabulary`.
+        backbone: backbone with a `vocabulary_size`.
+
+    Raises:
+        ValueError: the tokenizer has more tokens than the backbone.
+    """
+    tokens = getattr(tokenizer, "vocabulary", None)  # None: Keras loads a file and sets it later
+    if tokens is not None and len(tokens) > backbone.vocabulary_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokens)} tokens and the backbone only "
+            f"{backbone.vocabulary_size}. Use the tokenizer that the backbone was trained with."
+        )
+
+
+def _shuffled(columns, batch_size, epochs, seed, by_length):
+    """Returns the batches of all epochs; the order depends on seed and epoch alone.
+
+    A dataset that reshuffles when it is iterated again would give another order under
+    tf.distribute, where Keras looks at a batch before it trains.
+    """
+    columns = [tf.constant(column) for column in columns]
+    count = len(columns[0])
+    lengths = sum(tf.strings.length(column, "UTF8_CHAR") for column in columns[:2])  # (examples,)
+
+    def one_epoch(epoch):
+        key = tf.stack([seed, epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), key)  # (examples,)
+        starts = tf.range(0, count, batch_size, dtype=tf.int64)
+        if by_length:
+            # Sorted within windows, so that every epoch has other batches; these in random order.
+            window = tf.range(count) // (WINDOW * batch_size)
+            rank = window * (tf.reduce_max(lengths) + 1) + tf.gather(lengths, order)
+            order = tf.gather(order, tf.argsort(rank, stable=True))
+            starts = tf.random.experimental.stateless_shuffle(starts, key)
+
+        def batch(start):
+            rows = order[start : start + batch_size]
+            return tuple(tf.gather(column, rows) for column in columns)
+
+        return tf.data.Dataset.from_tensor_slices(starts).map(batch)
+
+    return tf.data.Dataset.range(epochs).flat_map(one_epoch)
