@@ -13,7 +13,7 @@ ONE_CORE := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint notebooks lock clean
+.PHONY: help venv demo test lint notebooks book lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,10 +38,10 @@ venv: .venv/ready-to-test ## Make .venv with everything pinned: package, noteboo
 demo: .venv/ready-to-run ## Run the main job: raw text in, a served model out (ARGS="--help" for its options)
 	@$(BIN)/keras-llm demo $(ARGS)
 
-test: lint ## Run lint, unit tests, doctests and notebooks (ARGS="-k attention" for a part)
-	@rm -rf build/notebooks && mkdir -p build && cp -R notebooks build/notebooks
-	$(ONE_CORE) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-		--nbmake --nbmake-timeout 600 build/notebooks keras_llm tests $(ARGS)
+# tests/conftest.py says which tests stay together, and that the notebooks come first.
+test: lint ## Run lint, unit tests, doctests, notebooks, website (ARGS="-k attention" for a part)
+	$(ONE_CORE) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup \
+		--no-loadscope-reorder keras_llm tests $(ARGS)
 
 lint: .venv/ready-to-test ## Check style and format
 	$(BIN)/ruff check .
@@ -49,7 +49,12 @@ lint: .venv/ready-to-test ## Check style and format
 
 notebooks: .venv/ready-to-test ## Execute the notebooks and write their outputs back
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=600 notebooks/*.ipynb
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 \
+		notebooks/*.ipynb notebooks/solutions/*.ipynb
+
+book: .venv/ready-to-test ## Build the website of the book: build/book/index.html
+	@$(BIN)/python docs/build.py build/book
+	@echo "Open build/book/index.html"
 
 # A build such as 2.13.0+cpu is one machine's; its version is everybody's.
 lock: .venv/ready-to-test ## Make both lock files anew from pyproject.toml (ARGS=--upgrade)

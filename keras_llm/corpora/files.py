@@ -36,7 +36,7 @@ def from_files(path: str | Path, language: str | None = None, text_field: str = 
 
     Args:
         path: str or Path, a file, a folder (with all its folders) or a glob pattern such as
-            "texts/**/*.txt". Folders and patterns are read in the order of the file names.
+            `texts/**/*.txt`. Folders and patterns are read in the order of the file names.
         language: str, ISO 639-1 code of the text, such as "en" or "zh", if known.
         text_field: str, the column that is the text.
 

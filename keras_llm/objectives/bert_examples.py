@@ -63,12 +63,13 @@ def bert_examples(
 
     Returns:
         A dataset of `(x, y, sample_weight)`, each a dict:
-        x: `token_ids`, `segment_ids` int32 and `padding_mask` bool `(batch, sequence_length)`,
-        `mask_positions` int32 `(batch, predictions)`;
-        y: `masked_lm` int32 `(batch, predictions)`, `next_sentence` int32 `(batch,)`, 1 where the
-            second segment follows;
-        sample_weight: `masked_lm` float32 `(batch, predictions)`, 0 where a slot is unused, and
-        `next_sentence` float32 `(batch,)`.
+
+        - x: `token_ids`, `segment_ids` int32 and `padding_mask` bool `(batch, sequence_length)`,
+          `mask_positions` int32 `(batch, predictions)`;
+        - y: `masked_lm` int32 `(batch, predictions)`, `next_sentence` int32 `(batch,)`, 1 where
+          the second segment follows;
+        - sample_weight: `masked_lm` float32 `(batch, predictions)`, 0 where a slot is unused, and
+          `next_sentence` float32 `(batch,)`.
 
     Raises:
         FileNotFoundError: the folder holds no complete shards.
