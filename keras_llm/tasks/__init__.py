@@ -1,6 +1,14 @@
-"""What people fine-tune: strings in, names out."""
+"""What people fine-tune and train: tasks that take strings in `fit` and give strings back."""
 
 from keras_llm.tasks.classification import TextClassifier
-from keras_llm.tasks.preprocessing import TextClassifierPreprocessor
+from keras_llm.tasks.preprocessing import TextClassifierPreprocessor, TranslatorPreprocessor
+from keras_llm.tasks.text_task import TextTask
+from keras_llm.tasks.translation import Translator
 
-__all__ = ["TextClassifier", "TextClassifierPreprocessor"]
+__all__ = [
+    "TextClassifier",
+    "TextClassifierPreprocessor",
+    "TextTask",
+    "Translator",
+    "TranslatorPreprocessor",
+]

@@ -55,12 +55,11 @@ class TextClassifierPreprocessor(keras_hub.models.Preprocessor):
         first = tf.fill((tf.shape(texts)[0], 1), self.tokenizer.cls_token_id)
         last = tf.fill((tf.shape(texts)[0], 1), self.tokenizer.sep_token_id)
         rows = tf.concat([first, tokens, last], axis=1)
-        length = tf.reduce_max(tf.concat([rows.row_lengths(), [2]], axis=0))  # of no texts: 2
-        token_ids = rows.to_tensor(self.tokenizer.pad_token_id, shape=tf.stack([-1, length]))
+        token_ids, padding_mask = _padded(rows, self.tokenizer.pad_token_id)
         return {
             "token_ids": token_ids,
             "segment_ids": tf.zeros_like(token_ids),
-            "padding_mask": tf.sequence_mask(rows.row_lengths(), length),
+            "padding_mask": padding_mask,
         }
 
     def _numbers(self, names):
@@ -79,3 +78,81 @@ class TextClassifierPreprocessor(keras_hub.models.Preprocessor):
             "classes": self.classes,
             "sequence_length": self.sequence_length,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class TranslatorPreprocessor(keras_hub.models.Preprocessor):
+    """Turns sources and targets into what an encoder-decoder reads and is asked for.
+
+    The source is `tokens [SEP]`. The decoder reads `[CLS] tokens` and is asked, at each position,
+    for the token that comes next: `tokens [SEP]`. A batch is padded to its longest text only.
+
+    Args:
+        tokenizer: `keras_llm.tokenizers.WordPieceTokenizer` or another with a start, an end and a
+            padding token.
+        sequence_length: int, the most tokens of a source and of a target, with the end token; the
+            rest of a longer text is cut off.
+        **kwargs: `name` of `keras.layers.Layer`.
+
+    Call arguments:
+        x: string tensor (batch,), the sources.
+        y: string tensor (batch,), the targets, or None.
+        sample_weight: float tensor (batch,), or None.
+
+    Returns:
+        Without targets the dict of `encoder_token_ids` int32 and `encoder_padding_mask` bool, each
+        (batch, source). With targets also `decoder_token_ids` and `decoder_padding_mask`, (batch,
+        target), followed by the tokens asked for, int32 (batch, target), and their weights,
+        float32 (batch, target), 0 at padding.
+
+    Example:
+        >>> from keras_llm.tokenizers import WordPieceTokenizer
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "day", "你", "好"]
+        >>> preprocess = TranslatorPreprocessor(WordPieceTokenizer(words), sequence_length=8)
+        >>> x, y, weights = preprocess(tf.constant(["good day"]), y=tf.constant(["你好"]))
+        >>> x["encoder_token_ids"].numpy().tolist(), x["decoder_token_ids"].numpy().tolist()
+        ([[5, 6, 3]], [[2, 7, 8]])
+        >>> y.numpy().tolist()
+        [[7, 8, 3]]
+    """
+
+    def __init__(self, tokenizer, sequence_length=128, **kwargs):
+        super().__init__(**kwargs)
+        self.tokenizer = tokenizer
+        self.sequence_length = sequence_length
+
+    def call(self, x, y=None, sample_weight=None):
+        """Returns the inputs and, with targets, the tokens asked for and their weights."""
+        pad = self.tokenizer.pad_token_id
+        source, source_mask = _padded(self._ended(x), pad)
+        inputs = {"encoder_token_ids": source, "encoder_padding_mask": source_mask}
+        if y is None:
+            return inputs
+
+        labels = self._ended(y)  # ragged (batch, None)
+        start = tf.fill((labels.nrows(), 1), self.tokenizer.start_token_id)
+        read, mask = _padded(tf.concat([start, labels[:, :-1]], axis=1), pad)
+        labels, _ = _padded(labels, pad)
+        weights = tf.cast(mask, tf.float32)
+        if sample_weight is not None:
+            weights *= tf.cast(sample_weight, tf.float32)[:, None]
+        inputs |= {"decoder_token_ids": read, "decoder_padding_mask": mask}
+        return inputs, labels, weights
+
+    def _ended(self, texts):
+        """Returns the tokens of each text and the end token, ragged (batch, None)."""
+        tokens = self.tokenizer(tf.convert_to_tensor(texts, tf.string))
+        tokens = tokens[:, : self.sequence_length - 1]
+        end = tf.fill((tokens.nrows(), 1), self.tokenizer.end_token_id)
+        return tf.concat([tokens, end], axis=1)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "sequence_length": self.sequence_length}
+
+
+def _padded(rows, pad_token_id):
+    """Pads ragged rows to the longest, of 2 at least: ids int32 and a mask, True at real tokens."""
+    length = tf.maximum(rows.bounding_shape(axis=1), 2)  # a batch of no texts has a shape too
+    token_ids = rows.to_tensor(pad_token_id, shape=tf.stack([-1, length]))
+    return token_ids, tf.sequence_mask(rows.row_lengths(), length)
