@@ -30,11 +30,8 @@ def name(path):
 
 
 def budget(cell, notebook):
-    """Seconds that a cell may take: its own metadata's, the notebook's, or the default."""
-    for metadata in (cell.metadata, notebook.metadata):
-        if "timeout" in metadata.get("execution", {}):
-            return metadata["execution"]["timeout"]
-    return BUDGET
+    """Seconds that a cell may take: `timeout` in its metadata or the notebook's, or the default."""
+    return cell.metadata.get("timeout", notebook.metadata.get("timeout", BUDGET))
 
 
 def execute(notebook, folder):
@@ -232,7 +229,7 @@ def test_an_error_in_a_cell_is_found(tmp_path):
 def test_a_cell_over_its_budget_is_found(place, tmp_path):
     notebook = small_notebook(code="while True: pass")
     owner = notebook if place == "notebook" else notebook.cells[1]
-    owner.metadata["execution"] = {"timeout": 1}
+    owner.metadata["timeout"] = 1
     with pytest.raises(CellTimeoutError):
         execute(notebook, tmp_path)
 
