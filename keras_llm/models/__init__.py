@@ -2,6 +2,17 @@
 
 from keras_llm.models.bert import BertBackbone, BertForPretraining
 from keras_llm.models.initialization import mimetic_initialization
+from keras_llm.models.language_model import LanguageModel
+from keras_llm.models.ngram import NGramLM
+from keras_llm.models.recurrent import RecurrentLM
 from keras_llm.models.transformer import Transformer
 
-__all__ = ["BertBackbone", "BertForPretraining", "Transformer", "mimetic_initialization"]
+__all__ = [
+    "BertBackbone",
+    "BertForPretraining",
+    "LanguageModel",
+    "NGramLM",
+    "RecurrentLM",
+    "Transformer",
+    "mimetic_initialization",
+]
