@@ -64,6 +64,7 @@ html_css_files = ["book.css"]
 html_show_sourcelink = False
 html_show_sphinx = False
 html_copy_source = False
+html_domain_indices = False
 html_sidebars = {"index": [], "README": [], "CHANGELOG": [], "CONTRIBUTING": []}
 html_theme_options = {
     "logo": {"text": "keras_llm"},
