@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 API = """# API
 
 What each room of the package offers, in the order in which data flow. [How the house is
-built](architecture.md) says what the rooms are for. All names stand in the {{ref}}`index <genindex>`.
+built](architecture.md) says what the rooms are for; the {{ref}}`index <genindex>` has all names.
 
 ```{{eval-rst}}
 .. autosummary::
