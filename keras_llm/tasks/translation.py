@@ -1,5 +1,7 @@
 """Translation: strings in one language to strings in another."""
 
+import re
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -10,6 +12,9 @@ from keras_llm.tasks.preprocessing import TranslatorPreprocessor
 from keras_llm.tasks.text_task import TextTask, as_strings, check_vocabulary
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, WarmupInverseSquareRootDecay
 
+# What translations copy, and tokenizers tear apart: %1, {name}, `code`, snake_case, Ctrl+C, 3.11.
+VERBATIM = re.compile(r"[%$`{<]*\w+(?:[-_./:+]+\w+)*[`}>]*")
+
 
 @keras.saving.register_keras_serializable(package="keras_llm")
 class Translator(TextTask):
@@ -17,6 +22,7 @@ class Translator(TextTask):
 
     "Attention Is All You Need" (Vaswani et al., 2017). Sources and targets share one tokenizer,
     trained on both languages; one that keeps capitals (`lowercase=False`) can write them too.
+    Placeholders and code that the model copies, such as `%1`, are spelled as in the source.
 
     Args:
         backbone: `keras_llm.models.Transformer`.
@@ -136,13 +142,25 @@ class Translator(TextTask):
         translations = np.empty(len(texts), dtype=object)
         for rows in batches:
             ids = self._write(tf.constant(texts[rows]), max_length, num_beams, length_penalty)
-            translations[rows] = self.preprocessor.tokenizer.detokenize(ids.numpy())
+            translations[rows] = self._spelled(ids.numpy(), texts[rows])
             progress.add(1)
         return translations.tolist()
 
     def predict(self, x, batch_size=64, verbose="auto", **kwargs):
         """The same as `translate`, under Keras' name."""
         return self.translate(x, batch_size=batch_size, verbose=verbose, **kwargs)
+
+    def _spelled(self, ids, sources):
+        """Writes ids as text, and what was copied from the source as it is spelled there."""
+        tokenizer = self.preprocessor.tokenizer
+        translations = tokenizer.detokenize(ids)
+        for i, source in enumerate(sources):
+            words = list(dict.fromkeys(VERBATIM.findall(source)))
+            spaced = tokenizer.detokenize(tokenizer.encode_batch(words))  # "% 1"
+            for word, torn in zip(words, spaced, strict=True):
+                if torn != word:
+                    translations[i] = translations[i].replace(torn, word)
+        return translations
 
     def _write_ids(self, texts, max_length, num_beams, length_penalty):
         """Translates a batch, as a graph: strings (batch,) to ids (batch, max_length)."""

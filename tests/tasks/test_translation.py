@@ -1,0 +1,233 @@
+import battery
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_llm import training
+from keras_llm.generation import beam_search
+from keras_llm.models import Transformer
+from keras_llm.tasks import Translator, TranslatorPreprocessor
+from keras_llm.tasks.text_task import _shuffled
+from keras_llm.tokenizers import WordPieceTokenizer
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ENGLISH = ["one", "two", "three", "four", "five", "%", "1", "`", "a", "_", "b"]
+CHINESE = ["一", "二", "三", "四", "五"]
+TOKENIZER = WordPieceTokenizer([*SPECIALS, *ENGLISH, *CHINESE], lowercase=False)
+
+
+def pairs(count=64, seed=0):
+    """Numbers in English and the same in Chinese."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.integers(0, 5, rng.integers(1, 6)) for _ in range(count)]
+    sources = [" ".join(ENGLISH[n] for n in row) for row in rows]
+    return sources, ["".join(CHINESE[n] for n in row) for row in rows]
+
+
+def translator(strategy=None, optimizer=None, **overrides):
+    keras.utils.set_random_seed(0)
+    sizes = {"num_layers": 1, "hidden_dim": 32, "num_heads": 2, "intermediate_dim": 64}
+    sizes |= {"vocabulary_size": len(TOKENIZER.vocabulary), "dropout": 0.0, **overrides}
+    with (strategy or tf.distribute.get_strategy()).scope():
+        model = Translator(Transformer(**sizes), TOKENIZER, sequence_length=12)
+        model.compile(optimizer or training.AdamW(5e-3))
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained():
+    rates = training.WarmupLinearDecay(5e-3, total_steps=400)
+    model = translator(optimizer=training.AdamW(rates), norm_first=True)
+    sources, targets = pairs(512)
+    model.fit(sources, targets, epochs=25, verbose=0)
+    return model
+
+
+def test_translates_what_it_has_not_seen(trained):
+    sources, targets = pairs(40, seed=1)
+    for num_beams in (1, 4):
+        hypotheses = trained.translate(sources, num_beams=num_beams, verbose=0)
+        assert np.mean([h == t for h, t in zip(hypotheses, targets, strict=True)]) > 0.8
+    assert trained.evaluate(sources, targets, verbose=0)["accuracy"] > 0.9
+
+
+def textbook_translation(model, source):
+    """Start token, predict, append the most probable, until the end token or the limit."""
+    tokenizer, target = model.preprocessor.tokenizer, []
+    x = model.preprocessor(tf.constant([source]))
+    while len(target) < model.sequence_length and tokenizer.end_token_id not in target:
+        read = np.array([[tokenizer.start_token_id, *target]], "int32")
+        x |= {
+            "decoder_token_ids": tf.constant(read),
+            "decoder_padding_mask": tf.ones_like(read, bool),
+        }
+        logits = model(x)  # (1, target, vocabulary)
+        target.append(int(np.argmax(logits[0, -1])))
+    return target
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_greedy_with_a_cache_is_the_textbooks_loop_without(trained, learned):
+    model = trained if learned else translator()
+    sources, _ = pairs(12, seed=2)
+    ids = model._write(tf.constant(sources), 12, 1, 0.6).numpy()
+    for source, row in zip(sources, ids, strict=True):
+        expected = textbook_translation(model, source)
+        assert row[: len(expected)].tolist() == expected
+        assert not row[len(expected) :].any()
+
+
+def test_beams_with_a_cache_are_those_without(trained):
+    sources, _ = pairs(6, seed=3)
+    x = trained.preprocessor(tf.constant(sources))
+    encoded = trained.backbone.encode(x["encoder_token_ids"], x["encoder_padding_mask"])
+    encoded, mask = tf.repeat(encoded, 3, 0), tf.repeat(x["encoder_padding_mask"], 3, 0)
+
+    def next_logits(tokens, index, written):  # reads all that is written, anew at each step
+        written = keras.ops.slice_update(written, (0, index), tokens[:, None])
+        vectors, _ = trained.backbone.decode(written, encoded, encoder_padding_mask=mask)
+        return trained.backbone.logits(vectors[:, index]), written
+
+    written = np.zeros((18, 12), "int32")
+    start, end = TOKENIZER.start_token_id, TOKENIZER.end_token_id
+    expected, _ = beam_search(next_logits, written, 6, start, end, 12, num_beams=3)
+    actual = trained._write(tf.constant(sources), 12, 3, 0.6)
+    np.testing.assert_array_equal(actual, battery.numpy(expected))
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_a_translation_does_not_depend_on_the_others(trained, num_beams):
+    sources, _ = pairs(9, seed=4)
+    together = trained.translate(sources, num_beams=num_beams, batch_size=4, verbose=0)
+    assert together == [trained.translate([s], num_beams=num_beams)[0] for s in sources]
+    assert together == trained.predict(sources, num_beams=num_beams, verbose=0)
+
+
+def test_one_and_two_replicas_train_alike():
+    sources, targets = pairs(45)  # the last batch of 16 holds 13
+    weights = []
+    for strategy in (tf.distribute.get_strategy(), training.strategy()):
+        model = translator(strategy)
+        model.fit(sources, targets, batch_size=16, epochs=2, verbose=0)
+        weights.append(model.get_weights())
+    battery.assert_close(weights[0], weights[1], 1e-5)
+
+
+def test_keras_file_round_trip_continues_training(tmp_path):
+    model, (sources, targets) = translator(), pairs(16)
+    model.fit(sources, targets, verbose=0)
+    model.save(tmp_path / "translator.keras")
+    loaded = keras.models.load_model(tmp_path / "translator.keras")
+    assert loaded.translate(sources, verbose=0) == model.translate(sources, verbose=0)
+    for m in (model, loaded):
+        m.fit(sources, targets, verbose=0)
+    battery.assert_close(loaded.get_weights(), model.get_weights())
+
+
+def test_dataset_of_pairs_trains_as_lists_do():
+    model, other, (sources, targets) = translator(), translator(), pairs(16)
+    model.fit(sources, targets, batch_size=16, epochs=2, verbose=0)  # one batch: order is nothing
+    other.fit(tf.data.Dataset.from_tensor_slices((sources, targets)).batch(16), epochs=2, verbose=0)
+    battery.assert_close(other.get_weights(), model.get_weights(), 1e-5)
+
+
+def test_sample_weights_of_zero_are_as_good_as_absence():
+    model, other, (sources, targets) = translator(), translator(), pairs(16)
+    real = [1.0] * 10 + [0.0] * 6
+    model.fit(sources, targets, batch_size=16, sample_weight=real, verbose=0)
+    other.fit(sources[:10], targets[:10], batch_size=10, verbose=0)
+    battery.assert_close(other.get_weights(), model.get_weights(), 1e-5)
+
+
+def test_by_default_it_is_trained_as_in_the_paper():
+    model = translator()
+    model.compile()
+    optimizer, loss = model.optimizer, model.loss
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.98, 1e-9)
+    schedule = optimizer._learning_rate
+    assert isinstance(schedule, training.WarmupInverseSquareRootDecay)
+    assert (schedule.hidden_dim, schedule.warmup_steps) == (32, 4000)
+    assert loss.label_smoothing == 0.1
+    sources, targets = pairs(8)
+    model.fit(sources, targets, verbose=0)
+
+
+def test_inputs_targets_and_what_is_asked_for():
+    preprocess = TranslatorPreprocessor(TOKENIZER, sequence_length=4)
+    x, y, weights = preprocess(
+        tf.constant(["one two", ""]), tf.constant(["二一", "一二三四五"]), tf.constant([1.0, 0.5])
+    )
+    one, two, yi, er, san = (TOKENIZER.token_to_id(t) for t in ("one", "two", "一", "二", "三"))
+    assert x["encoder_token_ids"].numpy().tolist() == [[one, two, 3], [3, 0, 0]]
+    assert x["encoder_padding_mask"].numpy().tolist() == [[True] * 3, [True, False, False]]
+    assert x["decoder_token_ids"].numpy().tolist() == [[2, er, yi, 0], [2, yi, er, san]]
+    assert y.numpy().tolist() == [[er, yi, 3, 0], [yi, er, san, 3]]
+    assert weights.numpy().tolist() == [[1, 1, 1, 0], [0.5] * 4]
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_every_epoch_holds_every_example_once(by_length):
+    texts = [f"{n} {'x' * (n * 37 % 101)}" for n in range(103)]
+    batches = list(_shuffled((texts, texts), 10, 3, seed=0, by_length=by_length))
+    epochs = [batches[:11], batches[11:22], batches[22:]]
+    for epoch in epochs:
+        assert sorted(t.decode() for x, _ in epoch for t in x.numpy()) == sorted(texts)
+    assert [x.numpy().tolist() for x, _ in epochs[0]] != [x.numpy().tolist() for x, _ in epochs[1]]
+    again = list(_shuffled((texts, texts), 10, 3, seed=0, by_length=by_length))
+    assert all((a[0] == b[0]).numpy().all() for a, b in zip(batches, again, strict=True))
+
+
+def test_batches_of_like_length_hold_less_padding():
+    texts = ["x" * (n * 37 % 101) for n in range(100)]
+
+    def padding(by_length):
+        lengths = [
+            [len(t) for t in x.numpy()] for x, _ in _shuffled((texts,) * 2, 10, 1, 0, by_length)
+        ]
+        return sum(max(row) * len(row) - sum(row) for row in lengths)
+
+    assert padding(True) < padding(False) / 4
+
+
+def test_what_is_copied_is_spelled_as_in_the_source():
+    model = translator()
+    torn = [TOKENIZER.encode("一 % 1 二"), TOKENIZER.encode("` a_b ` 三")]
+    assert TOKENIZER.detokenize(torn) == ["一% 1二", "` a _ b `三"]
+    assert model._spelled(torn, ["%1 one.", "one `a_b`"]) == ["一%1二", "`a_b`三"]
+    assert model._spelled(torn[:1], ["nothing of the kind"]) == ["一% 1二"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "error", "message"),
+    [
+        ("one two", ["一二"], TypeError, "put it in a list"),
+        ([], [], ValueError, "list of texts is empty"),
+        (["one"], None, ValueError, r"Translations are missing.*fit\(texts, translations\)"),
+        (["one"], ["一", "二"], ValueError, "1 texts, 2 translations"),
+        (["one"], [None], TypeError, r"translations\[0\] is None"),
+    ],
+)
+def test_bad_pairs_are_named_before_training(sources, targets, error, message):
+    with pytest.raises(error, match=message):
+        translator().fit(sources, targets, verbose=0)
+
+
+def test_bad_requests(trained):
+    with pytest.raises(TypeError, match="put it in a list"):
+        trained.translate("one")
+    with pytest.raises(ValueError, match="max_length=0"):
+        trained.translate(["one"], max_length=0)
+    with pytest.raises(ValueError, match="num_beams=0"):
+        trained.translate(["one"], num_beams=0)
+
+
+def test_an_empty_text_and_a_limit(trained):
+    assert trained.translate(["", "one two three"], max_length=1, verbose=0)[1] in CHINESE
+
+
+def test_parts_that_do_not_fit():
+    with pytest.raises(ValueError, match="21 tokens and the backbone only 20"):
+        translator(vocabulary_size=20)
+    with pytest.raises(ValueError, match="sequence_length=1"):
+        Translator(Transformer(1, 8, 2, 8, 30), TOKENIZER, sequence_length=1)
