@@ -84,8 +84,12 @@ copybutton_prompt_is_regexp = True
 
 def typeset(app, what, name, obj, options, lines):
     """Turns the dollars of a docstring into formulas, and sets its lists apart from the text."""
+
+    def display(match):
+        return f"\n{match[1]}.. math:: {' '.join(match[2].split())}\n"
+
     text = "\n".join(lines)
-    text = re.sub(r"^( *)\$\$\s*(.+?)\s*\$\$$", r"\1.. math:: \2\n", text, flags=re.M | re.S)
+    text = re.sub(r"^( *)\$\$(.+?)\$\$$", display, text, flags=re.M | re.S)
     text = re.sub(r"(?<![\\`$\w])\$([^$\n]+)\$", r":math:`\1`", text)
     text = re.sub(r"^(?! *- )(.*\S)\n( *- )", r"\1\n\n\2", text, flags=re.M)
     lines[:] = text.splitlines()

@@ -5,6 +5,7 @@ import functools
 import http.server
 import importlib.util
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,7 @@ def visit(browser, folder):
 
     with served(folder) as origin, browser.new_context() as context:
         context.route("**/*", only_from_the_site)
+        context.set_default_timeout(120_000)  # milliseconds; the machine may be busy
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(f"{address}: script: {error}"))
         page.on("response", answered)
@@ -192,9 +194,25 @@ def test_formulas_in_docstrings_are_typeset(visited):
     assert seen["docs/api/keras_llm.training.html"]["typeset"] > 0
 
 
+@pytest.mark.parametrize(
+    ("docstring", "markup"),
+    [
+        ("The root $\\sqrt d$ of d.", "The root :math:`\\sqrt d` of d."),
+        ("So\n    $$ a\n       = b $$\nhere", "So\n\n    .. math:: a = b\n\nhere"),
+        ("Notable:\n- one,\n  or\n- two", "Notable:\n\n- one,\n  or\n\n- two"),
+        ("Path: `$CACHE` or `$HOME`.", "Path: `$CACHE` or `$HOME`."),
+    ],
+)
+def test_docstrings_may_have_dollars_and_lists(docstring, markup):
+    lines = docstring.splitlines()
+    runpy.run_path(str(ROOT / "docs" / "conf.py"))["typeset"](None, "", "", None, None, lines)
+    assert lines == markup.splitlines()
+
+
 def test_the_search_finds_a_chapter_and_a_class(site, browser):
     with served(site) as origin, browser.new_context() as context:
         page = context.new_page()
+        page.set_default_timeout(120_000)
         for term, target in (("wordpiece", "00_tour.html"), ("EncoderBlock", "layers.html")):
             page.goto(f"{origin}search.html?q={term}")
             page.locator(f"#search-results a[href*='{target}']").first.wait_for()
