@@ -68,7 +68,7 @@ class Translator(TextTask):
         # === Config ===
         self.sequence_length = sequence_length
 
-        self._write = tf.function(self._write_ids, reduce_retracing=True)
+        self._write = tf.function(self._write_ids, autograph=False, reduce_retracing=True)
 
     def get_config(self):
         """Returns the constructor's arguments."""
