@@ -18,7 +18,7 @@ SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))
 README = (ROOT / "README.md").read_text()
 
 FIGURES = 2  # that a chapter shows at least
-BUDGET = 400  # seconds for one cell, on a busy machine
+BUDGET = 600  # seconds for one cell, on a busy machine
 
 ABSOLUTE_PATH = re.compile(r"(?<![\w.~])/(?:home|root|tmp|work|Users|usr|opt|var|mnt|private)/")
 WARNING = re.compile(r"[A-Z]\w*Warning: |\bWARNING:|^[WEI]\d{4} ", flags=re.MULTILINE)
