@@ -1,8 +1,8 @@
 """N-gram models: the next token by counting which tokens followed the last few.
 
 Notable:
-- any order, with add-k smoothing or interpolated Kneser-Ney, the best way to count ("An Empirical
-  Study of Smoothing Techniques for Language Modeling", Chen and Goodman, 1998, section 5);
+- any order, with add-k smoothing or interpolated Kneser-Ney ("An Empirical Study of Smoothing
+  Techniques for Language Modeling", Chen and Goodman, 1998, sections 2 and 3);
 - no n-gram is a Python object: contexts have numbers, an n-gram is the number of its context and
   its last token in one integer, and counting is `np.unique` over all of them;
 - no token of the vocabulary is ever impossible: below the counts stands the uniform distribution.
@@ -37,20 +37,23 @@ class NGramCounts(NamedTuple):
 
 
 class NGramLM(LanguageModel):
-    """Predicts a token from the `order - 1` tokens before it, by smoothed counts.
+    r"""Predicts a token from the `order - 1` tokens before it, by smoothed counts.
 
-    With `c(h, w)` the count of token w after context h, add-k smoothing (Lidstone, 1920) is
-    `(c(h, w) + k) / (c(h) + k V)`. Interpolated Kneser-Ney (Kneser and Ney, 1995; Chen and Goodman,
-    1998, section 3) takes a discount D from every count and gives what that frees to the context
-    h' that is shorter by one token:
+    With c(h, w) the count of token w after context h, add-k smoothing (Lidstone, 1920) is
 
-        p(w | h) = max(c(h, w) - D, 0) / c(h)  +  D t(h) / c(h) * p(w | h')
+    $$ p(w \mid h) = \frac{c(h, w) + k}{c(h) + k V}. $$
+
+    Interpolated Kneser-Ney (Kneser and Ney, 1995; Chen and Goodman, 1998, section 3) takes a
+    discount D from every count and gives what that frees to the context h' that is shorter by one
+    token, down to the uniform distribution 1 / V below the single tokens:
+
+    $$ p(w \mid h) = \frac{\max(c(h, w) - D, 0)}{c(h)} + \frac{D \, t(h)}{c(h)} \, p(w \mid h') $$
 
     with t(h) the number of different tokens seen after h, and c(h) the sum of c(h, w) over w. At
     the longest contexts c counts occurrences; at all shorter ones it counts the different tokens
     that stood before h w: "Francisco" may be frequent, but it follows one word only and is a poor
-    guess elsewhere. Each order has its own `D = n1 / (n1 + 2 n2)`, where n1 and n2 are how many
-    n-grams have counts 1 and 2. Below the single tokens stands the uniform distribution 1 / V.
+    guess elsewhere. Each order has its own $D = n_1 / (n_1 + 2 n_2)$, where $n_1$ and $n_2$ are how
+    many n-grams have counts 1 and 2.
 
     The model can be pickled, with its tokenizer.
 

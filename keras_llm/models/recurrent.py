@@ -11,6 +11,7 @@ Notable:
   it carries through the whole text.
 """
 
+import contextlib
 import functools
 
 import keras
@@ -260,10 +261,15 @@ class RecurrentLM(TrainingMixin, keras.Model, LanguageModel):
             steps = len(texts)
             kwargs["steps_per_epoch"] = max(steps // epochs, 1)
             if not self.compiled or isinstance(self.optimizer._learning_rate, OneRun):
-                with self.distribute_strategy.scope():
+                with self._scope():
                     self.compile(AdamW(OneRun(PEAK_LEARNING_RATE, steps)))
         kwargs = {"shuffle": False, **kwargs}  # the windows come shuffled
         return super().fit(texts, epochs=epochs, validation_data=validation_data, **kwargs)
+
+    def _scope(self):
+        """Where the optimizer's variables belong: with the model's, on all of its replicas."""
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        return self.distribute_strategy.scope() if on_tensorflow else contextlib.nullcontext()
 
     # === Judging and writing ===
 
