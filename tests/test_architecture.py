@@ -15,7 +15,7 @@ import keras_llm
 from keras_llm import ROOMS
 
 HOUSE = Path(keras_llm.__file__).parent
-WITHOUT_TENSORFLOW = ("layers", "training", "models")
+WITHOUT_TENSORFLOW = ("layers", "training", "models", "generation")
 
 
 def sources(room):

@@ -2,13 +2,11 @@
 
 from keras_llm.tasks.classification import TextClassifier
 from keras_llm.tasks.preprocessing import TextClassifierPreprocessor, TranslatorPreprocessor
-from keras_llm.tasks.text_task import TextTask
 from keras_llm.tasks.translation import Translator
 
 __all__ = [
     "TextClassifier",
     "TextClassifierPreprocessor",
-    "TextTask",
     "Translator",
     "TranslatorPreprocessor",
 ]

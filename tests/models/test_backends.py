@@ -74,8 +74,11 @@ def test_same_numbers_from_the_same_file(run_under_jax, tmp_path):
 
 
 def test_tests_of_layers_and_models_pass(run_under_jax):
-    rooms = [TESTS / "layers", TESTS / "models" / "test_bert.py"]
+    models = [TESTS / "models" / f"test_{name}.py" for name in ("bert", "transformer")]
+    rooms = [TESTS / "layers", *models, TESTS / "test_generation.py"]
     options = ["-q", "-rN", "--noconftest", "-p", "no:cacheprovider"]
-    essential = "batter or formula or cache or nothing or tied or (round_trips and float32)"
+    essential = (
+        "batter or formula or cache or nothing or tied or graph or (round_trips and float32)"
+    )
     report = run_under_jax("-m", "pytest", *options, "-k", essential, *rooms)
-    assert int(re.search(r"(\d+) passed", report).group(1)) > 30, report
+    assert int(re.search(r"(\d+) passed", report).group(1)) > 50, report
