@@ -19,17 +19,23 @@ def every_seventh_document(name, load=corpora.load):
     return dataclasses.replace(corpus, read=lambda: itertools.islice(corpus.read(), 0, None, 7))
 
 
-def test_the_ten_lines_fit_and_export_a_model(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    monkeypatch.setattr(corpora, "load", every_seventh_document)  # the whole takes a minute
+def test_the_examples_fit_export_and_translate(tmp_path, monkeypatch, capsys):
+    classify, translate = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL
+    )
+    monkeypatch.setattr(corpora, "load", every_seventh_document)  # the whole takes minutes
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(classify, "README.md", "exec"), names)
+    model = names["model"]
+    exec(compile(translate, "README.md", "exec"), names)
+    assert re.search(r"[\u4e00-\u9fff]", capsys.readouterr().out.splitlines()[-1])
+
     texts, labels = names["snippets"].validation.labelled("label", names["classes"])
     assert set(labels) == {"negative", "positive"}
     served = tf.saved_model.load("export/sentiment/1").signatures["serving_default"]
     outputs = served(text=tf.constant(texts))
-    predicted = names["model"].predict(texts, verbose=0)
+    predicted = model.predict(texts, verbose=0)
     np.testing.assert_allclose(outputs["probabilities"], predicted["probabilities"], atol=1e-5)
 
 
