@@ -12,7 +12,7 @@ from keras_llm.tasks.preprocessing import TranslatorPreprocessor
 from keras_llm.tasks.text_task import TextTask, as_strings, check_vocabulary
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, WarmupInverseSquareRootDecay
 
-# What translations copy, and tokenizers tear apart: %1, {name}, `code`, snake_case, Ctrl+C, 3.11.
+# What translations copy, and tokenizers tear apart or lowercase: %1, `code`, Ctrl+C, JupyterLab.
 VERBATIM = re.compile(r"[%$`{<]*\w+(?:[-_./:+]+\w+)*[`}>]*")
 
 
@@ -21,8 +21,9 @@ class Translator(TextTask):
     """An encoder-decoder that learns from pairs of strings and translates strings.
 
     "Attention Is All You Need" (Vaswani et al., 2017). Sources and targets share one tokenizer,
-    trained on both languages; one that keeps capitals (`lowercase=False`) can write them too.
-    Placeholders and code that the model copies, such as `%1`, are spelled as in the source.
+    trained on both languages. Placeholders, code and names that the model copies from the source,
+    such as `%1` and `JupyterLab`, are spelled as they are there, also where the tokenizer
+    lowercases.
 
     Args:
         backbone: `keras_llm.models.Transformer`.
@@ -40,7 +41,7 @@ class Translator(TextTask):
         >>> from keras_llm.tokenizers import WordPieceTokenizer
         >>> keras.utils.set_random_seed(0)
         >>> sources, targets = ["good morning", "good night"] * 8, ["早上好", "晚安"] * 8
-        >>> tokenizer = WordPieceTokenizer.train(sources + targets, 40, lowercase=False)
+        >>> tokenizer = WordPieceTokenizer.train(sources + targets, 40)
         >>> model = Translator(Transformer(1, 32, 2, 64, vocabulary_size=40), tokenizer)
         >>> model.compile(AdamW(3e-3))
         >>> history = model.fit(sources, targets, epochs=12, verbose=0)
@@ -156,10 +157,11 @@ class Translator(TextTask):
         translations = tokenizer.detokenize(ids)
         for i, source in enumerate(sources):
             words = list(dict.fromkeys(VERBATIM.findall(source)))
-            spaced = tokenizer.detokenize(tokenizer.encode_batch(words))  # "% 1"
-            for word, torn in zip(words, spaced, strict=True):
-                if torn != word:
-                    translations[i] = translations[i].replace(torn, word)
+            written = tokenizer.detokenize(tokenizer.encode_batch(words))  # "% 1", "jupyterlab"
+            for word, form in zip(words, written, strict=True):
+                if form != word:
+                    whole = re.compile(rf"(?<!\w){re.escape(form)}(?!\w)", re.ASCII)
+                    translations[i] = whole.sub(lambda _, word=word: word, translations[i])
         return translations
 
     def _write_ids(self, texts, max_length, num_beams, length_penalty):

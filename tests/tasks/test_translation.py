@@ -191,11 +191,18 @@ def test_batches_of_like_length_hold_less_padding():
 
 
 def test_what_is_copied_is_spelled_as_in_the_source():
-    model = translator()
-    torn = [TOKENIZER.encode("一 % 1 二"), TOKENIZER.encode("` a_b ` 三")]
-    assert TOKENIZER.detokenize(torn) == ["一% 1二", "` a _ b `三"]
-    assert model._spelled(torn, ["%1 one.", "one `a_b`"]) == ["一%1二", "`a_b`三"]
-    assert model._spelled(torn[:1], ["nothing of the kind"]) == ["一% 1二"]
+    words = [*SPECIALS, *"%1`_{}", "open", "my", "data", "a", "jupyter", "##lab", "开", "打"]
+    model = Translator(Transformer(1, 8, 2, 8, 30), WordPieceTokenizer(words))
+
+    def spelled(translation, source):
+        return model._spelled([model.preprocessor.tokenizer.encode(translation)], [source])[0]
+
+    assert model.preprocessor.tokenizer.decode([5, 6]) == "% 1"
+    assert spelled("打开%1", "Open %1.") == "打开%1"
+    assert spelled("打开`my_data`", "Open `my_data`") == "打开`my_data`"
+    assert spelled("打开JupyterLab", "Open JupyterLab") == "打开JupyterLab"
+    assert spelled("打开data", "A file") == "打开data", "only whole words are replaced"
+    assert spelled("打开%1", "Open") == "打开% 1", "not in the source"
 
 
 @pytest.mark.parametrize(
