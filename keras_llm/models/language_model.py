@@ -83,6 +83,13 @@ class LanguageModel(abc.ABC):
 
         Args:
             texts: list or other iterable of str, or a `keras_llm.corpora.Corpus`.
+
+        Returns:
+            The model itself, or of a network the `keras.callbacks.History` of its training.
+
+        Raises:
+            ValueError: there are no texts.
+            TypeError: a single string, or something else than strings.
         """
 
     @abc.abstractmethod
