@@ -9,20 +9,14 @@ import tensorflow as tf
 
 from keras_llm.training import TrainingMixin
 
-# Of how many batches the examples are sorted by length, where a task groups them.
-WINDOW = 100
-
 
 class TextTask(TrainingMixin, keras_hub.models.Task):
     """A KerasHub task whose `fit` and `evaluate` take lists of strings.
 
     A subclass has a `preprocessor` that turns a batch of strings into the inputs of the model, and
     `targets_name`, the word for its targets in messages. It may override `_check_targets`, to
-    refuse targets before anything is trained, and set `groups_by_length`, so that texts of like
-    length share a batch and little of it is padding.
+    refuse targets before anything is trained, and `_batches`, what a step is trained on.
     """
-
-    groups_by_length = False
 
     @classmethod
     def from_config(cls, config):
@@ -70,7 +64,7 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
         if not isinstance(x, tf.data.Dataset):
             columns = self._columns(x, y, sample_weight)
             kwargs["steps_per_epoch"] = math.ceil(len(columns[0]) / batch_size)
-            x = _shuffled(columns, batch_size, epochs, seed, self.groups_by_length)
+            x = self._batches(columns, batch_size, epochs, seed)
         return super().fit(
             x, epochs=epochs, validation_data=validation_data, shuffle=False, **kwargs
         )
@@ -117,6 +111,22 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
 
     def _check_targets(self, targets):
         """Raises ValueError where there is a target that the task cannot learn."""
+
+    def _batches(self, columns, batch_size, epochs, seed):
+        """Returns the batches of all epochs; the order depends on seed and epoch alone.
+
+        A dataset that reshuffles when it is iterated again would give another order under
+        tf.distribute, where Keras looks at a batch before it trains.
+        """
+        columns = [tf.constant(column) for column in columns]
+
+        def one_epoch(epoch):
+            rows = tf.range(tf.shape(columns[0])[0])
+            order = tf.random.experimental.stateless_shuffle(rows, tf.stack([seed, epoch]))
+            batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
+            return batches.map(lambda rows: tuple(tf.gather(column, rows) for column in columns))
+
+        return tf.data.Dataset.range(epochs).flat_map(one_epoch)
 
 
 def as_strings(values, what):
@@ -165,33 +175,3 @@ def check_vocabulary(tokenizer, backbone):
             f"The tokenizer has {len(tokens)} tokens and the backbone only "
             f"{backbone.vocabulary_size}. Use the tokenizer that the backbone was trained with."
         )
-
-
-def _shuffled(columns, batch_size, epochs, seed, by_length):
-    """Returns the batches of all epochs; the order depends on seed and epoch alone.
-
-    A dataset that reshuffles when it is iterated again would give another order under
-    tf.distribute, where Keras looks at a batch before it trains.
-    """
-    columns = [tf.constant(column) for column in columns]
-    count = len(columns[0])
-    lengths = sum(tf.strings.length(column, "UTF8_CHAR") for column in columns[:2])  # (examples,)
-
-    def one_epoch(epoch):
-        key = tf.stack([seed, epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(count), key)  # (examples,)
-        starts = tf.range(0, count, batch_size, dtype=tf.int64)
-        if by_length:
-            # Sorted within windows, so that every epoch has other batches; these in random order.
-            window = tf.range(count) // (WINDOW * batch_size)
-            rank = window * (tf.reduce_max(lengths) + 1) + tf.gather(lengths, order)
-            order = tf.gather(order, tf.argsort(rank, stable=True))
-            starts = tf.random.experimental.stateless_shuffle(starts, key)
-
-        def batch(start):
-            rows = order[start : start + batch_size]
-            return tuple(tf.gather(column, rows) for column in columns)
-
-        return tf.data.Dataset.from_tensor_slices(starts).map(batch)
-
-    return tf.data.Dataset.range(epochs).flat_map(one_epoch)

@@ -1,5 +1,6 @@
 """Translation: strings in one language to strings in another."""
 
+import math
 import re
 
 import keras
@@ -50,7 +51,6 @@ class Translator(TextTask):
     """
 
     targets_name = "translations"
-    groups_by_length = True
 
     def __init__(self, backbone, tokenizer, sequence_length=128, **kwargs):
         check_vocabulary(tokenizer, backbone)
@@ -103,6 +103,26 @@ class Translator(TextTask):
             weighted_metrics=weighted_metrics,
             **kwargs,
         )
+
+    def _batches(self, columns, batch_size, epochs, seed):
+        """Returns the batches of all epochs: pairs of like length, about as many tokens in each.
+
+        So little of a batch is padding (section 5.1), and a token of a long text counts as much as
+        one of a short text. `batch_size` is the mean number of pairs.
+        """
+        sources, targets = (
+            [len(ids) + 1 for ids in self.preprocessor.tokenizer.encode_batch(texts)]
+            for texts in columns[:2]
+        )
+        lengths = np.add(sources, targets)  # (pairs,)
+        rows = [
+            batch
+            for epoch in range(epochs)
+            for batch in _of_like_length(lengths, batch_size, np.random.default_rng([seed, epoch]))
+        ]
+        columns = [tf.constant(column) for column in columns]
+        batches = tf.data.Dataset.from_tensor_slices(tf.ragged.stack(rows))
+        return batches.map(lambda rows: tuple(tf.gather(column, rows) for column in columns))
 
     def translate(
         self,
@@ -195,3 +215,18 @@ class Translator(TextTask):
             return greedy_search(**arguments)
         ids, _ = beam_search(**arguments, num_beams=num_beams, length_penalty=length_penalty)
         return ids
+
+
+def _of_like_length(lengths, batch_size, rng):
+    """Splits numbered texts into batches of about as many tokens each, in random order."""
+    count = math.ceil(len(lengths) / batch_size)
+    # Not quite by length, so that every epoch has other batches.
+    order = np.argsort(lengths * rng.uniform(0.8, 1.25, len(lengths)))
+    before = np.cumsum(lengths[order]) - lengths[order]  # the tokens before each text
+    starts = np.searchsorted(before, np.arange(count) * lengths.sum() / count)
+    # Each batch has one text at least, however long others are.
+    step = np.arange(count)
+    starts = np.maximum.accumulate(starts - step) + step
+    starts = np.minimum(starts, len(lengths) - count + step)
+    batches = np.split(order, starts[1:])
+    return [batches[i] for i in rng.permutation(count)]

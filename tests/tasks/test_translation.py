@@ -1,14 +1,18 @@
+import math
+
 import battery
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keras_llm import training
 from keras_llm.generation import beam_search
 from keras_llm.models import Transformer
 from keras_llm.tasks import Translator, TranslatorPreprocessor
-from keras_llm.tasks.text_task import _shuffled
+from keras_llm.tasks.translation import _of_like_length
 from keras_llm.tokenizers import WordPieceTokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -105,7 +109,8 @@ def test_a_translation_does_not_depend_on_the_others(trained, num_beams):
 
 
 def test_one_and_two_replicas_train_alike():
-    sources, targets = pairs(45)  # the last batch of 16 holds 13
+    sources, targets = pairs(45)
+    sources[7], targets[7] = "one " * 200, "一" * 200  # a batch of its own: one replica gets none
     weights = []
     for strategy in (tf.distribute.get_strategy(), training.strategy()):
         model = translator(strategy)
@@ -166,28 +171,40 @@ def test_inputs_targets_and_what_is_asked_for():
     assert weights.numpy().tolist() == [[1, 1, 1, 0], [0.5] * 4]
 
 
-@pytest.mark.parametrize("by_length", [False, True])
-def test_every_epoch_holds_every_example_once(by_length):
-    texts = [f"{n} {'x' * (n * 37 % 101)}" for n in range(103)]
-    batches = list(_shuffled((texts, texts), 10, 3, seed=0, by_length=by_length))
-    epochs = [batches[:11], batches[11:22], batches[22:]]
-    for epoch in epochs:
-        assert sorted(t.decode() for x, _ in epoch for t in x.numpy()) == sorted(texts)
-    assert [x.numpy().tolist() for x, _ in epochs[0]] != [x.numpy().tolist() for x, _ in epochs[1]]
-    again = list(_shuffled((texts, texts), 10, 3, seed=0, by_length=by_length))
-    assert all((a[0] == b[0]).numpy().all() for a, b in zip(batches, again, strict=True))
+@given(
+    st.lists(st.integers(2, 300), min_size=1, max_size=60),
+    st.integers(1, 70),
+    st.integers(0, 9),
+)
+def test_every_epoch_holds_every_pair_once_in_as_many_batches(lengths, batch_size, seed):
+    batches = _of_like_length(np.array(lengths), batch_size, np.random.default_rng(seed))
+    assert len(batches) == math.ceil(len(lengths) / batch_size)
+    assert all(map(len, batches))
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
 
 
-def test_batches_of_like_length_hold_less_padding():
-    texts = ["x" * (n * 37 % 101) for n in range(100)]
+def test_batches_hold_as_many_tokens_and_little_padding():
+    lengths = np.random.default_rng(0).geometric(0.05, 2000) + 1  # mean 21
+    batches = _of_like_length(lengths, 32, np.random.default_rng(0))
+    tokens = [lengths[rows].sum() for rows in batches]
+    assert np.std(tokens) < 0.1 * np.mean(tokens)
+    padded = sum(len(rows) * lengths[rows].max() for rows in batches)
+    assert padded < 1.4 * lengths.sum()
+    other = _of_like_length(lengths, 32, np.random.default_rng(1))
+    assert {tuple(sorted(rows)) for rows in batches}.isdisjoint(tuple(sorted(r)) for r in other)
 
-    def padding(by_length):
-        lengths = [
-            [len(t) for t in x.numpy()] for x, _ in _shuffled((texts,) * 2, 10, 1, 0, by_length)
-        ]
-        return sum(max(row) * len(row) - sum(row) for row in lengths)
 
-    assert padding(True) < padding(False) / 4
+def test_batches_are_the_pairs_in_an_order_of_seed_and_epoch():
+    model, columns = translator(), pairs(50)
+    batches = list(model._batches(columns, 8, 2, seed=0))
+    assert len(batches) == 14
+    for epoch in (batches[:7], batches[7:]):
+        sources, targets = (np.concatenate([b[i].numpy() for b in epoch]) for i in (0, 1))
+        seen = [(x.decode(), y.decode()) for x, y in zip(sources, targets, strict=True)]
+        assert sorted(seen) == sorted(zip(*columns, strict=True))
+    texts = [[x.numpy().tolist() for x, _ in model._batches(columns, 8, 2, s)] for s in (0, 0, 1)]
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0][:7] != texts[0][7:]
 
 
 def test_what_is_copied_is_spelled_as_in_the_source():
