@@ -85,13 +85,18 @@ def attention_scores(q, k, mask=None):
     scores = ops.matmul(q * q.shape[-1] ** -0.5, ops.swapaxes(k, -1, -2))  # (..., query, key)
     scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
     if mask is None:
-        return ops.cast(ops.softmax(scores), q.dtype)
+        return ops.cast(_softmax(scores), q.dtype)
 
     mask = as_boolean(mask)
     _check_broadcast(mask.shape, scores.shape)
-    scores = ops.softmax(ops.where(mask, scores, HIDDEN_SCORE))
+    scores = _softmax(ops.where(mask, scores, HIDDEN_SCORE))
     may_attend = ops.any(mask, axis=-1, keepdims=True)  # (..., query, 1)
     return ops.cast(ops.where(may_attend, scores, 0.0), q.dtype)
+
+
+def _softmax(scores):
+    # With a single key its share is 1, whatever the score; Keras warns of such a softmax.
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
 
 
 def causal_mask(query_length, key_length, start=0):

@@ -96,6 +96,16 @@ def test_who_may_attend_to_nothing_gets_zeros(rng, dtype):
     assert (dq[0, 1] == 0).all() and (dq[0, 0] != 0).any()
 
 
+def test_a_single_key_is_attended_to_without_a_warning(rng, recwarn):
+    q, k = normal(rng, 2, 3, 4), normal(rng, 2, 1, 4)
+    mask = np.array([True, False, True])[:, None]
+    for visible in (None, mask):
+        output = battery.numpy(scaled_dot_product_attention(q, k, k, visible))
+        expected = [reference.attention(q[i], k[i], k[i], visible)[0] for i in range(2)]
+        battery.assert_close(output, np.array(expected), 1e-6)
+    assert not [warning for warning in recwarn if "softmax" in str(warning.message)]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_large_scores_do_not_overflow(dtype):
     # 64 products of 60 * 60 are 230,400: beyond float16, but for the scaling beforehand.
