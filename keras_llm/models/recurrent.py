@@ -19,6 +19,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_llm.models.language_model import LanguageModel, blocks_of_texts
+from keras_llm.models.sizes import check_sizes
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin, WarmupLinearDecay
 
 CELLS = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
@@ -82,7 +83,7 @@ class RecurrentLM(TrainingMixin, keras.Model, LanguageModel):
         if cell not in CELLS:
             raise ValueError(f"cell must be one of {list(CELLS)}, not {cell!r}.")
         vocabulary_size = vocabulary_size or tokenizer.vocabulary_size()
-        _check_positive(
+        check_sizes(
             hidden_dim=hidden_dim,
             num_layers=num_layers,
             sequence_length=sequence_length,
@@ -365,9 +366,3 @@ def _is_dataset(data):
     import tensorflow as tf
 
     return isinstance(data, tf.data.Dataset)
-
-
-def _check_positive(**sizes):
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a positive integer. Got {size!r}.")
