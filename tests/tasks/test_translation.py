@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import battery
 import keras
@@ -128,6 +130,16 @@ def test_keras_file_round_trip_continues_training(tmp_path):
     for m in (model, loaded):
         m.fit(sources, targets, verbose=0)
     battery.assert_close(loaded.get_weights(), model.get_weights())
+
+
+def test_a_saved_translator_loads_in_another_process(tmp_path):
+    model, (sources, _) = translator(), pairs(3)
+    model.save(tmp_path / "translator.keras")
+    code = "import sys, keras; from keras_llm import tasks; print(keras.models.load_model("
+    code += "sys.argv[1]).translate(sys.argv[2:], verbose=0))"
+    command = [sys.executable, "-c", code, str(tmp_path / "translator.keras"), *sources]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.stdout == f"{model.translate(sources, verbose=0)}\n", process.stderr
 
 
 def test_dataset_of_pairs_trains_as_lists_do():
