@@ -85,7 +85,8 @@ class Translator(TextTask):
 
         Args:
             optimizer: `keras.optimizers.Optimizer`; "auto" is Adam with the paper's moments and
-                schedule of 4,000 steps of warm-up. A run of few steps wants a shorter one:
+                schedule of 4,000 steps of warm-up, and gradients clipped as `training.AdamW` does.
+                A run of few steps wants a shorter warm-up:
                 `training.AdamW(training.WarmupInverseSquareRootDecay(hidden_dim, 400))`.
             loss: as in `keras.Model.compile`; "auto" is cross-entropy with 0.1 of label smoothing.
             weighted_metrics: as in `keras.Model.compile`; "auto" is the accuracy of the next token,
@@ -121,7 +122,8 @@ class Translator(TextTask):
             for batch in _of_like_length(lengths, batch_size, np.random.default_rng([seed, epoch]))
         ]
         columns = [tf.constant(column) for column in columns]
-        batches = tf.data.Dataset.from_tensor_slices(tf.ragged.stack(rows))
+        rows = tf.RaggedTensor.from_row_lengths(np.concatenate(rows), list(map(len, rows)))
+        batches = tf.data.Dataset.from_tensor_slices(rows)
         return batches.map(lambda rows: tuple(tf.gather(column, rows) for column in columns))
 
     def translate(
