@@ -8,9 +8,9 @@ error. The loss on the validation part, printed after each pass, decides nothing
 stopped goes on when the benchmark is started again.
 
 Says at the end what holds of what one expects: Kneser-Ney beats add-k, the LSTM the simple RNN and
-every n-gram model. With this much text, ten passes are too few for the last.
+every n-gram model.
 
-    python benchmarks/language_models.py [--every 4] [--epochs 10] [--hidden-dim 256] [--seeds 1]
+    python benchmarks/language_models.py [--every 4] [--epochs 14] [--hidden-dim 256] [--seeds 1]
 """
 
 import argparse
@@ -100,10 +100,10 @@ def main():
     parser.add_argument("--vocabulary-size", type=int, default=2000)
     parser.add_argument("--every", type=int, default=4, help="learn from every n-th speech")
     parser.add_argument("--hidden-dim", type=int, default=256)
-    parser.add_argument("--dropout", type=float, default=0.25)
-    parser.add_argument("--rate", type=float, default=0.006, help="the highest learning rate")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=10, help="passes of the networks")
+    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--rate", type=float, default=0.01, help="the highest learning rate")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=14, help="passes of the networks")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs/language_models"))
