@@ -1,4 +1,4 @@
-"""Whole models, one file each, as KerasHub backbones and tasks."""
+"""Whole models, one file each: what came before attention, the encoder-decoder, and BERT."""
 
 from keras_llm.models.bert import BertBackbone, BertForPretraining
 from keras_llm.models.initialization import mimetic_initialization
