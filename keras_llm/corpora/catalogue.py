@@ -2,7 +2,7 @@
 
 import difflib
 
-from keras_llm.corpora.bundled import STATE_OF_THE_UNION
+from keras_llm.corpora.bundled import STATE_OF_THE_UNION, TANG_POEMS
 from keras_llm.corpora.corpus import Corpus
 from keras_llm.corpora.jupyterlab import JUPYTERLAB_EN_ZH
 from keras_llm.corpora.movie_snippets import MOVIE_SNIPPETS
@@ -12,6 +12,7 @@ CATALOGUE = {
     corpus.name: corpus
     for corpus in (
         STATE_OF_THE_UNION,
+        TANG_POEMS,
         MOVIE_SNIPPETS,
         PRODUCT_REVIEWS_ZH,
         PEOPLES_DAILY_1998,
@@ -28,7 +29,7 @@ def available() -> list[str]:
 
     Example:
         >>> available()[:4]
-        ['state_of_the_union', 'movie_snippets', 'product_reviews_zh', 'peoples_daily_1998']
+        ['state_of_the_union', 'tang_poems', 'movie_snippets', 'product_reviews_zh']
     """
     return list(CATALOGUE)
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from importlib import resources
 
 import pytest
 
@@ -33,6 +34,44 @@ def test_state_of_the_union():
     lincoln = [s for s in speeches if s.metadata["president"] == "Abraham Lincoln"]
     assert [s.metadata["year"] for s in lincoln] == [1861, 1862, 1863, 1864]
     assert {s.metadata["party"] for s in lincoln} == {"Republican"}
+
+
+def test_tang_poems():
+    poems = list(corpora.load("tang_poems"))
+    couplet = re.compile(r"(\w{5}[，？！]\w{5}|\w{7}[，？！]\w{7})[。；？！]")
+    sizes = Counter()
+    for poem in poems:
+        assert list(poem.metadata) == ["author", "title"]
+        assert all(poem.metadata.values())
+        lines = poem.text.split("\n")
+        assert all(couplet.fullmatch(line) for line in lines)
+        (characters,) = {(len(line) - 2) // 2 for line in lines}
+        sizes[2 * len(lines), characters] += 1
+    assert sizes == {(8, 5): 14_727, (4, 7): 10_870, (8, 7): 8_217, (4, 5): 4_124}
+    assert len({poem.text for poem in poems}) == len(poems)
+
+    # No missing character, no editor's mark, nothing for private use.
+    words = "".join(poem.text + "".join(poem.metadata.values()) for poem in poems)
+    assert words.replace("\n", "").isprintable()
+    assert not re.search(r"[□◯●〖〗（）\[\]{}A-Za-z0-9\ue000-\uf8ff]", words)
+
+
+def test_tang_poems_that_everybody_knows():
+    poems = {
+        (poem.metadata["author"], poem.metadata["title"]): poem.text
+        for poem in corpora.load("tang_poems")
+    }
+    assert poems["李白", "靜夜思"].endswith("舉頭望山月，低頭思故鄉。")
+    assert poems["杜甫", "春望"].startswith("國破山河在，城春草木深。\n")
+    assert poems["孟浩然", "春曉"].startswith("春眠不覺曉")
+    authors = Counter(author for author, _ in poems)
+    assert [author for author, _ in authors.most_common(2)] == ["白居易", "杜甫"]
+
+
+@pytest.mark.parametrize("name", ["state_of_the_union", "tang_poems"])
+def test_what_ships_is_small(name):
+    packed = resources.files("keras_llm.corpora") / "data" / f"{name}.jsonl.xz"
+    assert len(packed.read_bytes()) < 3_000_000
 
 
 def test_movie_snippets():
