@@ -4,12 +4,18 @@ Masks are boolean everywhere, True where a position may be attended to.
 """
 
 from keras_llm.layers.attention import MultiHeadAttention, scaled_dot_product_attention
-from keras_llm.layers.blocks import DecoderBlock, EncoderBlock
+from keras_llm.layers.blocks import CausalBlock, DecoderBlock, EncoderBlock
 from keras_llm.layers.feed_forward import FeedForward, gelu
 from keras_llm.layers.heads import MaskedLMHead, NextSentenceHead
-from keras_llm.layers.positions import PositionEmbedding, SinePositionEncoding
+from keras_llm.layers.positions import (
+    PositionEmbedding,
+    RelativePositionBias,
+    RotaryEmbedding,
+    SinePositionEncoding,
+)
 
 __all__ = [
+    "CausalBlock",
     "DecoderBlock",
     "EncoderBlock",
     "FeedForward",
@@ -17,6 +23,8 @@ __all__ = [
     "MultiHeadAttention",
     "NextSentenceHead",
     "PositionEmbedding",
+    "RelativePositionBias",
+    "RotaryEmbedding",
     "SinePositionEncoding",
     "gelu",
     "scaled_dot_product_attention",

@@ -5,11 +5,15 @@ Notable:
 - the softmax is taken in float32 even when everything else is in half precision;
 - a query that may attend to nothing gets zeros, not NaN and not an average of what is hidden;
 - masks are boolean, True = may attend; any other type is refused, never inverted silently;
+- heads may share keys and values (grouped-query attention), and positions may enter by turning
+  queries and keys or as a bias on the scores: what models changed since, each one argument;
 - a cache of keys and values, so that text is generated without computing the past again.
 """
 
 import keras
 from keras import ops
+
+from keras_llm.layers.positions import RotaryEmbedding
 
 # The score of a hidden position. Finite: softmax of a row of -infinity would be NaN.
 HIDDEN_SCORE = -1e30
@@ -60,13 +64,15 @@ def scaled_dot_product_attention(q, k, v, mask=None, return_scores=False):
     return (output, scores) if return_scores else output
 
 
-def attention_scores(q, k, mask=None):
-    """Gives how much each query attends to each key: `softmax(q k^T / sqrt(depth))`.
+def attention_scores(q, k, mask=None, bias=None, scaled=True):
+    """Gives how much each query attends to each key: `softmax(q k^T / sqrt(depth) + bias)`.
 
     Args:
         q: queries, float (..., query, depth).
         k: keys, of the same type, (..., key, depth).
         mask: bool, broadcastable to (..., query, key), True = may attend; None = all may.
+        bias: float, broadcastable to (..., query, key), added before the softmax, or None.
+        scaled: bool, whether to divide by the root of the depth.
 
     Returns:
         Tensor (..., query, key) of the type of `q`; the rows sum to 1, or are zeros where a
@@ -82,8 +88,11 @@ def attention_scores(q, k, mask=None):
         [0.25 0.25 0.25 0.25]
     """
     # Scaling the queries, not the scores, keeps float16 from overflowing in the product.
-    scores = ops.matmul(q * q.shape[-1] ** -0.5, ops.swapaxes(k, -1, -2))  # (..., query, key)
+    scale = q.shape[-1] ** -0.5 if scaled else 1.0
+    scores = ops.matmul(q * scale, ops.swapaxes(k, -1, -2))  # (..., query, key)
     scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
+    if bias is not None:
+        scores = scores + ops.cast(bias, scores.dtype)
     if mask is None:
         return ops.cast(_softmax(scores), q.dtype)
 
@@ -153,14 +162,21 @@ def as_boolean(mask):
 class MultiHeadAttention(keras.layers.Layer):
     """Attends `num_heads` times in parallel, each time in a learned subspace of its own.
 
-    "Attention Is All You Need" (Vaswani et al., 2017), section 3.2.2. The heads' depth is
-    `hidden_dim / num_heads`; the output has `hidden_dim` features.
+    "Attention Is All You Need" (Vaswani et al., 2017), section 3.2.2; heads that share keys and
+    values as in "GQA" (Ainslie et al., 2023), section 2.2.
 
     Args:
-        hidden_dim: int, features of the output and of all heads together.
-        num_heads: int, number of heads; divides `hidden_dim`.
+        hidden_dim: int, features of the output.
+        num_heads: int, number of heads.
         dropout: float in [0, 1), the share of attention scores set to zero in training.
         kernel_initializer: initializer of the four kernels.
+        num_key_value_heads: int, heads of the keys and values; divides `num_heads`. By default as
+            many. Fewer make a smaller cache: each serves a group of query heads.
+        head_dim: int, the depth of each head; by default `hidden_dim / num_heads`.
+        use_bias: bool, whether the four dense layers have a bias.
+        scaled: bool, whether scores are divided by the root of the depth. T5 does without.
+        rotary: dict of arguments of `RotaryEmbedding`, which then turns queries and keys by their
+            positions; None for no turning.
         **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
 
     Call arguments:
@@ -170,10 +186,11 @@ class MultiHeadAttention(keras.layers.Layer):
         attention_mask: bool (batch, query, key), or (batch, 1, key) for all queries alike,
             True = may attend.
         causal: bool, whether a position may not attend to later ones (beside `attention_mask`).
+        position_bias: float, broadcastable to (batch, heads, query, key), added to the scores.
         return_scores: bool, whether to return the scores (batch, heads, query, key) too.
-        cache: float (batch, 2, heads, max_length, depth), keys and values. With `cache_index`,
-            those of the positions before it; zeros to begin with. Attention is then over the
-            cache's `max_length` positions and always causal: a slot not yet written is in the
+        cache: float (batch, 2, key_value_heads, max_length, depth), keys and values. With
+            `cache_index`, those of the positions before it; zeros to begin with. Attention is then
+            over the cache's `max_length` positions and always causal: a slot not yet written is in the
             future. Without `cache_index`, all there are, from `keys_and_values`; `value` and `key`
             are not looked at: cross-attention to a text that does not change.
         cache_index: int or int scalar tensor, position of the first query in the cache.
@@ -186,8 +203,8 @@ class MultiHeadAttention(keras.layers.Layer):
 
     Raises:
         TypeError: the mask is not boolean.
-        ValueError: `num_heads` does not divide `hidden_dim`; shapes do not fit; the tokens do
-            not fit into the cache.
+        ValueError: `num_heads` does not divide `hidden_dim`, nor `num_key_value_heads`
+            `num_heads`; shapes do not fit; the tokens do not fit into the cache.
 
     Example:
         >>> attention = MultiHeadAttention(hidden_dim=8, num_heads=2)
@@ -198,33 +215,62 @@ class MultiHeadAttention(keras.layers.Layer):
     """
 
     def __init__(
-        self, hidden_dim, num_heads, dropout=0.0, kernel_initializer="glorot_uniform", **kwargs
+        self,
+        hidden_dim,
+        num_heads,
+        dropout=0.0,
+        kernel_initializer="glorot_uniform",
+        num_key_value_heads=None,
+        head_dim=None,
+        use_bias=True,
+        scaled=True,
+        rotary=None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
-        if num_heads < 1 or hidden_dim < 1 or hidden_dim % num_heads:
+        num_key_value_heads = num_key_value_heads or num_heads
+        if num_heads < 1 or hidden_dim < 1 or (head_dim is None and hidden_dim % num_heads):
             raise ValueError(
                 "hidden_dim must be a positive multiple of num_heads, as every head gets "
                 f"hidden_dim / num_heads features. Got hidden_dim={hidden_dim}, "
-                f"num_heads={num_heads}."
+                f"num_heads={num_heads}. Another depth of the heads is set by head_dim."
+            )
+        if num_heads % num_key_value_heads:
+            raise ValueError(
+                f"num_heads={num_heads} must be a multiple of num_key_value_heads="
+                f"{num_key_value_heads}: each head of keys and values serves a group of heads."
             )
         self.hidden_dim = hidden_dim
         self.num_heads = num_heads
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.num_key_value_heads = num_key_value_heads
+        self.head_dim = head_dim or hidden_dim // num_heads
+        self.use_bias = use_bias
+        self.scaled = scaled
+        self.rotary = rotary
 
-        self.query_dense = self._dense("query_dense")
-        self.key_dense = self._dense("key_dense")
-        self.value_dense = self._dense("value_dense")
-        self.output_dense = self._dense("output_dense")
+        self.query_dense = self._dense("query_dense", num_heads * self.head_dim)
+        self.key_dense = self._dense("key_dense", num_key_value_heads * self.head_dim)
+        self.value_dense = self._dense("value_dense", num_key_value_heads * self.head_dim)
+        self.output_dense = self._dense("output_dense", hidden_dim)
+        self.rotary_embedding = None
+        if rotary is not None:
+            self.rotary_embedding = RotaryEmbedding(
+                **rotary, dtype=self.dtype_policy, name="rotary_embedding"
+            )
         self.scores_dropout = keras.layers.Dropout(
             dropout, dtype=self.dtype_policy, name="scores_dropout"
         )
 
-    def _dense(self, name):
-        # One initializer gives the same values at every call; its clone draws others.
-        initializer = self.kernel_initializer.clone()
+    def _dense(self, name, units):
         return keras.layers.Dense(
-            self.hidden_dim, kernel_initializer=initializer, dtype=self.dtype_policy, name=name
+            units,
+            use_bias=self.use_bias,
+            # One initializer gives the same values at every call; its clone draws others.
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name=name,
         )
 
     def build(self, query_shape, value_shape=None, key_shape=None):
@@ -233,7 +279,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.query_dense.build(query_shape)
         self.key_dense.build(key_shape or value_shape)
         self.value_dense.build(value_shape)
-        self.output_dense.build((*query_shape[:-1], self.hidden_dim))
+        self.output_dense.build((*query_shape[:-1], self.num_heads * self.head_dim))
         self.built = True
 
     def call(
@@ -243,6 +289,7 @@ class MultiHeadAttention(keras.layers.Layer):
         key=None,
         attention_mask=None,
         causal=False,
+        position_bias=None,
         return_scores=False,
         cache=None,
         cache_index=None,
@@ -250,17 +297,21 @@ class MultiHeadAttention(keras.layers.Layer):
     ):
         """Lets each position of `query` gather from `value`."""
         value = query if value is None else value
-        query = self._split_heads(self.query_dense(query))  # (batch, heads, query, depth)
+        start = 0 if cache_index is None else cache_index
+        query = self._turn(self._split_heads(self.query_dense(query)), start)
         if cache_index is not None:
-            cache = self._write_cache(cache, cache_index, self.keys_and_values(value, key))
+            update = self.keys_and_values(value, key, start)
+            cache = self._write_cache(cache, cache_index, update)
         if cache is not None:
-            key, value = cache[:, 0], cache[:, 1]  # (batch, heads, max_length, depth)
+            key, value = cache[:, 0], cache[:, 1]  # (batch, key_value_heads, max_length, depth)
         else:
-            key, value = self._project(value, key)  # (batch, heads, key, depth)
+            key, value = self._project(value, key)  # (batch, key_value_heads, key, depth)
+        # Each head of keys and values stands for its group: (batch, heads, key, depth)
+        key, value = self._repeat(key), self._repeat(value)
         _check_shapes(query, key, value)
 
         mask = self._mask(attention_mask, query, key, causal, cache_index)
-        scores = attention_scores(query, key, mask)  # (batch, heads, query, key)
+        scores = attention_scores(query, key, mask, position_bias, self.scaled)
         output = ops.matmul(self.scores_dropout(scores, training=training), value)
         output = self.output_dense(self._merge_heads(output))  # (batch, query, hidden_dim)
 
@@ -268,15 +319,17 @@ class MultiHeadAttention(keras.layers.Layer):
         extras += (cache,) if cache_index is not None else ()
         return (output, *extras) if extras else output
 
-    def keys_and_values(self, value, key=None):
+    def keys_and_values(self, value, key=None, start_index=0):
         """Projects what is attended to, so that many calls can share the work.
 
         Args:
             value: float (batch, key, features).
             key: float (batch, key, features); by default `value`.
+            start_index: int or int scalar tensor, position of the first key, where keys are turned.
 
         Returns:
-            Tensor (batch, 2, heads, key, depth), a `cache` for calls without `cache_index`.
+            Tensor (batch, 2, key_value_heads, key, depth), a `cache` for calls without
+            `cache_index`.
 
         Example:
             >>> attention = MultiHeadAttention(hidden_dim=8, num_heads=2)
@@ -286,24 +339,34 @@ class MultiHeadAttention(keras.layers.Layer):
             >>> bool(keras.ops.all(output == cached))
             True
         """
-        return ops.stack(self._project(value, key), axis=1)
+        return ops.stack(self._project(value, key, start_index), axis=1)
 
-    def _project(self, value, key):
+    def _project(self, value, key, start_index=0):
         key = value if key is None else key
-        key = self._split_heads(self.key_dense(key))  # (batch, heads, key, depth)
-        value = self._split_heads(self.value_dense(value))  # (batch, heads, key, depth)
+        key = self._turn(self._split_heads(self.key_dense(key)), start_index)
+        value = self._split_heads(self.value_dense(value))  # (batch, key_value_heads, key, depth)
         _check_shapes(key, key, value)
         return key, value
 
+    def _turn(self, x, start_index):
+        """Turns queries or keys (batch, heads, length, depth) by their positions."""
+        if self.rotary_embedding is None:
+            return x
+        return self.rotary_embedding(x, start_index=start_index)
+
+    def _repeat(self, x):
+        groups = self.num_heads // self.num_key_value_heads
+        return x if groups == 1 else ops.repeat(x, groups, axis=1)
+
     def _split_heads(self, x):
-        batch, length, _ = ops.shape(x)
-        x = ops.reshape(x, (batch, length, self.num_heads, self.hidden_dim // self.num_heads))
+        batch, length, features = ops.shape(x)
+        x = ops.reshape(x, (batch, length, features // self.head_dim, self.head_dim))
         return ops.transpose(x, (0, 2, 1, 3))  # (batch, heads, length, depth)
 
     def _merge_heads(self, x):
         x = ops.transpose(x, (0, 2, 1, 3))  # (batch, length, heads, depth)
         batch, length, _, _ = ops.shape(x)
-        return ops.reshape(x, (batch, length, self.hidden_dim))
+        return ops.reshape(x, (batch, length, self.num_heads * self.head_dim))
 
     def _write_cache(self, cache, cache_index, update):
         """Writes the keys and values `update` (batch, 2, heads, length, depth) from an index on."""
@@ -347,6 +410,11 @@ class MultiHeadAttention(keras.layers.Layer):
             "num_heads": self.num_heads,
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "use_bias": self.use_bias,
+            "scaled": self.scaled,
+            "rotary": self.rotary,
         }
 
 

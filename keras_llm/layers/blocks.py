@@ -1,7 +1,12 @@
-"""Encoder and decoder block: attention, then a feed-forward network, each beside a shortcut.
+"""The blocks of a transformer: attention, then a feed-forward network, each beside a shortcut.
 
-Normalised after each sum as in the original transformer and BERT, or before each sub-layer
-(`norm_first`) as in most later models.
+Notable:
+- an encoder block looks everywhere, a causal block at the past alone, a decoder block at the
+  encoder's output too: each adds one thing to the one before;
+- normalised after each sum as in the original transformer and BERT, or before each sub-layer
+  (`norm_first`) as in most later models;
+- what else models changed since is an argument: the norm, biases, the gate of the feed-forward
+  network, and all that `MultiHeadAttention` takes.
 """
 
 import keras
@@ -28,6 +33,11 @@ class EncoderBlock(keras.layers.Layer):
         activation: name or function inside the feed-forward network.
         layer_norm_epsilon: float, added to the variance in layer normalisation.
         kernel_initializer: initializer of all kernels.
+        normalization: str, "layer", or "rms" for one without mean and bias ("Root Mean Square Layer
+            Normalization", Zhang and Sennrich, 2019).
+        use_bias: bool, whether the dense layers have a bias.
+        gated: bool, whether the feed-forward network is gated.
+        attention: dict, further arguments of `MultiHeadAttention`, such as `num_key_value_heads`.
         **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
 
     Call arguments:
@@ -36,6 +46,7 @@ class EncoderBlock(keras.layers.Layer):
             none.
         attention_mask: bool (batch, length, length) as (batch, query, key), True = may attend;
             holds beside `padding_mask`.
+        position_bias: float, broadcastable to (batch, heads, length, length), added to the scores.
         return_scores: bool, whether to return the scores (batch, heads, length, length) too.
         training: bool, whether dropout is on.
 
@@ -45,7 +56,7 @@ class EncoderBlock(keras.layers.Layer):
     Raises:
         TypeError: a mask is not boolean.
         ValueError: `num_heads` does not divide `hidden_dim`; the input has not `hidden_dim`
-            features.
+            features; another `normalization`.
 
     Example:
         >>> block = EncoderBlock(hidden_dim=8, num_heads=2, intermediate_dim=32)
@@ -65,9 +76,15 @@ class EncoderBlock(keras.layers.Layer):
         activation="gelu",
         layer_norm_epsilon=1e-5,
         kernel_initializer="glorot_uniform",
+        normalization="layer",
+        use_bias=True,
+        gated=False,
+        attention=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if normalization not in ("layer", "rms"):
+            raise ValueError(f'normalization must be "layer" or "rms", not {normalization!r}.')
         self.hidden_dim = hidden_dim
         self.num_heads = num_heads
         self.intermediate_dim = intermediate_dim
@@ -75,32 +92,47 @@ class EncoderBlock(keras.layers.Layer):
         self.norm_first = norm_first
         self.layer_norm_epsilon = layer_norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.normalization = normalization
+        self.use_bias = use_bias
+        self.gated = gated
+        self.attention = attention
 
-        self.self_attention = MultiHeadAttention(
-            hidden_dim,
-            num_heads,
-            dropout=dropout,
-            kernel_initializer=self.kernel_initializer,
-            dtype=self.dtype_policy,
-            name="self_attention",
-        )
+        self.self_attention = self._attention("self_attention")
         self.attention_dropout = keras.layers.Dropout(
             dropout, dtype=self.dtype_policy, name="attention_dropout"
         )
-        self.attention_norm = self._layer_norm("attention_norm")
+        self.attention_norm = self._norm("attention_norm")
         self.feed_forward = FeedForward(
             intermediate_dim,
             hidden_dim,
             activation=activation,
             dropout=dropout,
             kernel_initializer=self.kernel_initializer,
+            use_bias=use_bias,
+            gated=gated,
             dtype=self.dtype_policy,
             name="feed_forward",
         )
-        self.feed_forward_norm = self._layer_norm("feed_forward_norm")
+        self.feed_forward_norm = self._norm("feed_forward_norm")
 
-    def _layer_norm(self, name):
-        return keras.layers.LayerNormalization(
+    def _attention(self, name):
+        return MultiHeadAttention(
+            self.hidden_dim,
+            self.num_heads,
+            dropout=self.dropout,
+            kernel_initializer=self.kernel_initializer,
+            use_bias=self.use_bias,
+            **(self.attention or {}),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _norm(self, name):
+        norms = {
+            "layer": keras.layers.LayerNormalization,
+            "rms": keras.layers.RMSNormalization,
+        }
+        return norms[self.normalization](
             epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
         )
 
@@ -120,19 +152,33 @@ class EncoderBlock(keras.layers.Layer):
             layer.build(x_shape)
         self.built = True
 
-    def call(self, x, padding_mask=None, attention_mask=None, return_scores=False, training=None):
+    def call(
+        self,
+        x,
+        padding_mask=None,
+        attention_mask=None,
+        position_bias=None,
+        return_scores=False,
+        training=None,
+    ):
         """Lets each position gather from the others, then transforms it."""
-        mask = _combine_masks(padding_mask, attention_mask)
-
-        def attend(x):
-            x, scores = self.self_attention(
-                x, attention_mask=mask, return_scores=True, training=training
-            )
-            return self.attention_dropout(x, training=training), scores
-
-        x, scores = self._beside_shortcut(x, attend, self.attention_norm)
+        x, scores = self._attend_to_itself(
+            x,
+            training,
+            attention_mask=_combine_masks(padding_mask, attention_mask),
+            position_bias=position_bias,
+        )
         x = self._transform(x, training)
         return (x, scores) if return_scores else x
+
+    def _attend_to_itself(self, x, training, **arguments):
+        """Lets each position gather from the others; returns the scores and new cache too."""
+
+        def attend(x):
+            x, *extras = self.self_attention(x, return_scores=True, training=training, **arguments)
+            return self.attention_dropout(x, training=training), *extras
+
+        return self._beside_shortcut(x, attend, self.attention_norm)
 
     def _transform(self, x, training):
         """Puts each position through the feed-forward network."""
@@ -159,7 +205,80 @@ class EncoderBlock(keras.layers.Layer):
             "activation": keras.activations.serialize(self.feed_forward.activation),
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "normalization": self.normalization,
+            "use_bias": self.use_bias,
+            "gated": self.gated,
+            "attention": self.attention,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class CausalBlock(EncoderBlock):
+    """One layer of a decoder that stands alone, as GPT's: it attends to the past.
+
+    "Improving Language Understanding by Generative Pre-Training" (Radford et al., 2018), section
+    3.1: the decoder of the transformer without an encoder to look at.
+
+    Args:
+        hidden_dim: int, features of the input and the output.
+        num_heads: int, attention heads; divides `hidden_dim`.
+        intermediate_dim: int, features inside the feed-forward network.
+        **kwargs: the further arguments of `EncoderBlock`.
+
+    Call arguments:
+        x: float (batch, length, hidden_dim). A position attends to itself and those before it.
+        padding_mask: bool (batch, length), True at real tokens; with a cache, of the cache's
+            `max_length` positions.
+        attention_mask: bool (batch, length, key), True = may attend; holds beside `padding_mask`.
+        position_bias: float, broadcastable to (batch, heads, length, key), added to the scores.
+        cache: float (batch, 2, key_value_heads, max_length, depth), keys and values of the
+            positions before `cache_index`; zeros to begin with.
+        cache_index: int or int scalar tensor, position of the first of `x` in the cache.
+        return_scores: bool, whether to return the scores (batch, heads, length, key) too.
+        training: bool, whether dropout is on.
+
+    Returns:
+        The output (batch, length, hidden_dim), followed by the scores where `return_scores` is set
+        and by the updated cache where a cache is given.
+
+    Raises:
+        TypeError: a mask is not boolean.
+        ValueError: shapes do not fit.
+
+    Example:
+        >>> block = CausalBlock(hidden_dim=8, num_heads=2, intermediate_dim=32)
+        >>> x = keras.random.normal((1, 5, 8))
+        >>> cache = keras.ops.zeros((1, 2, 2, 5, 4))
+        >>> first, cache = block(x[:, :3], cache=cache, cache_index=0)
+        >>> second, cache = block(x[:, 3:], cache=cache, cache_index=3)
+        >>> bool(keras.ops.all(abs(second - block(x)[:, 3:]) < 1e-5))
+        True
+    """
+
+    def call(
+        self,
+        x,
+        padding_mask=None,
+        attention_mask=None,
+        position_bias=None,
+        cache=None,
+        cache_index=None,
+        return_scores=False,
+        training=None,
+    ):
+        """Lets each position gather from those before it, then transforms it."""
+        x, scores, *new_cache = self._attend_to_itself(
+            x,
+            training,
+            attention_mask=_combine_masks(padding_mask, attention_mask),
+            position_bias=position_bias,
+            causal=True,
+            cache=cache,
+            cache_index=cache_index,
+        )
+        x = self._transform(x, training)
+        extras = ([scores] if return_scores else []) + new_cache
+        return (x, *extras) if extras else x
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -182,11 +301,13 @@ class DecoderBlock(EncoderBlock):
         padding_mask: bool (batch, target), True at real tokens; with a cache, of the cache's
             `max_length` positions.
         encoder_padding_mask: bool (batch, source), True at real tokens.
+        position_bias: float, broadcastable to (batch, heads, target, key), added to the scores of
+            self-attention.
         cache: float (batch, 2, heads, max_length, depth), keys and values of self-attention at the
             positions before `cache_index`; zeros to begin with.
         cache_index: int or int scalar tensor, position of the first of `x` in the cache.
-        cross_cache: float (batch, 2, heads, source, depth), keys and values of the encoder's
-            output: `block.cross_attention.keys_and_values(encoder_output)`.
+        cross_cache: float (batch, 2, key_value_heads, source, depth), keys and values of the
+            encoder's output: `block.cross_attention.keys_and_values(encoder_output)`.
         return_scores: bool, whether to return the scores of self-attention (batch, heads, target,
             target) and cross-attention (batch, heads, target, source) too.
         training: bool, whether dropout is on.
@@ -209,18 +330,11 @@ class DecoderBlock(EncoderBlock):
 
     def __init__(self, hidden_dim, num_heads, intermediate_dim, **kwargs):
         super().__init__(hidden_dim, num_heads, intermediate_dim, **kwargs)
-        self.cross_attention = MultiHeadAttention(
-            hidden_dim,
-            num_heads,
-            dropout=self.dropout,
-            kernel_initializer=self.kernel_initializer,
-            dtype=self.dtype_policy,
-            name="cross_attention",
-        )
+        self.cross_attention = self._attention("cross_attention")
         self.cross_attention_dropout = keras.layers.Dropout(
             self.dropout, dtype=self.dtype_policy, name="cross_attention_dropout"
         )
-        self.cross_attention_norm = self._layer_norm("cross_attention_norm")
+        self.cross_attention_norm = self._norm("cross_attention_norm")
 
     def build(self, x_shape, encoder_output_shape=None):
         """Creates the weights."""
@@ -234,6 +348,7 @@ class DecoderBlock(EncoderBlock):
         encoder_output=None,
         padding_mask=None,
         encoder_padding_mask=None,
+        position_bias=None,
         cache=None,
         cache_index=None,
         cross_cache=None,
@@ -246,20 +361,7 @@ class DecoderBlock(EncoderBlock):
                 "A decoder block needs the encoder's output, or a cross_cache with its keys and "
                 "values."
             )
-        mask = _combine_masks(padding_mask, None)
         cross_mask = _combine_masks(encoder_padding_mask, None)
-
-        def attend_to_the_past(x):
-            x, scores, *new_cache = self.self_attention(
-                x,
-                attention_mask=mask,
-                causal=True,
-                cache=cache,
-                cache_index=cache_index,
-                return_scores=True,
-                training=training,
-            )
-            return self.attention_dropout(x, training=training), scores, *new_cache
 
         def attend_to_the_encoder(x):
             x, scores = self.cross_attention(
@@ -272,7 +374,15 @@ class DecoderBlock(EncoderBlock):
             )
             return self.cross_attention_dropout(x, training=training), scores
 
-        x, scores, *new_cache = self._beside_shortcut(x, attend_to_the_past, self.attention_norm)
+        x, scores, *new_cache = self._attend_to_itself(
+            x,
+            training,
+            attention_mask=_combine_masks(padding_mask, None),
+            position_bias=position_bias,
+            causal=True,
+            cache=cache,
+            cache_index=cache_index,
+        )
         x, cross_scores = self._beside_shortcut(x, attend_to_the_encoder, self.cross_attention_norm)
         x = self._transform(x, training)
 

@@ -37,14 +37,17 @@ class FeedForward(keras.layers.Layer):
     """Two dense layers with an activation between, applied to each position alone.
 
     "Attention Is All You Need" (Vaswani et al., 2017), section 3.3; dropout of the output as in
-    section 5.4.
+    section 5.4. Gated, the activation of one dense layer weighs the output of another ("GLU
+    Variants Improve Transformer", Shazeer, 2020): SwiGLU is `gated=True, activation="silu"`.
 
     Args:
         intermediate_dim: int, features between the two layers.
         hidden_dim: int, features of the output; by default those of the input.
         activation: name or function; "gelu" is the exact `keras_llm.layers.gelu`.
         dropout: float in [0, 1), the share of output features set to zero in training.
-        kernel_initializer: initializer of the two kernels.
+        kernel_initializer: initializer of the kernels.
+        use_bias: bool, whether the dense layers have a bias.
+        gated: bool, whether a third dense layer, without activation, is multiplied in between.
         **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
 
     Call arguments:
@@ -66,6 +69,8 @@ class FeedForward(keras.layers.Layer):
         activation="gelu",
         dropout=0.0,
         kernel_initializer="glorot_uniform",
+        use_bias=True,
+        gated=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -74,22 +79,28 @@ class FeedForward(keras.layers.Layer):
         self.activation = gelu if activation == "gelu" else keras.activations.get(activation)
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.use_bias = use_bias
+        self.gated = gated
+
+    def _dense(self, name, units, activation=None):
+        return keras.layers.Dense(
+            units,
+            activation=activation,
+            use_bias=self.use_bias,
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
 
     def build(self, x_shape):
         """Creates the weights."""
-        self.intermediate_dense = keras.layers.Dense(
-            self.intermediate_dim,
-            activation=self.activation,
-            kernel_initializer=self.kernel_initializer.clone(),
-            dtype=self.dtype_policy,
-            name="intermediate_dense",
+        self.intermediate_dense = self._dense(
+            "intermediate_dense", self.intermediate_dim, self.activation
         )
-        self.output_dense = keras.layers.Dense(
-            self.hidden_dim or x_shape[-1],
-            kernel_initializer=self.kernel_initializer.clone(),
-            dtype=self.dtype_policy,
-            name="output_dense",
-        )
+        if self.gated:
+            self.gated_dense = self._dense("gated_dense", self.intermediate_dim)
+            self.gated_dense.build(x_shape)
+        self.output_dense = self._dense("output_dense", self.hidden_dim or x_shape[-1])
         self.output_dropout = keras.layers.Dropout(
             self.dropout, dtype=self.dtype_policy, name="output_dropout"
         )
@@ -99,8 +110,10 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, x, training=None):
         """Transforms each position of `x`."""
-        x = self.intermediate_dense(x)  # (..., intermediate_dim)
-        x = self.output_dense(x)  # (..., hidden_dim)
+        hidden = self.intermediate_dense(x)  # (..., intermediate_dim)
+        if self.gated:
+            hidden = hidden * self.gated_dense(x)
+        x = self.output_dense(hidden)  # (..., hidden_dim)
         return self.output_dropout(x, training=training)
 
     def get_config(self):
@@ -112,4 +125,6 @@ class FeedForward(keras.layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "use_bias": self.use_bias,
+            "gated": self.gated,
         }

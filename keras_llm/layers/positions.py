@@ -1,9 +1,14 @@
-"""What tells a transformer the order of its tokens: fixed sine waves, or a learned table.
+"""What tells a transformer the order of its tokens.
 
-Both layers return the encodings in the shape of their input; the caller adds them, as with
-KerasHub's layers of the same names. `start_index` places a piece of text that is decoded with a
-cache of its past.
+Notable:
+- fixed sine waves and a learned table return encodings in the shape of their input; the caller adds
+  them, as with KerasHub's layers of the same names;
+- rotary positions turn queries and keys, so that their product depends on their distance;
+- relative positions are a bias on the scores, learned for each distance, far ones sharing;
+- `start_index` places a piece of text that is decoded with a cache of its past.
 """
+
+import math
 
 import keras
 from keras import ops
@@ -129,5 +134,189 @@ class PositionEmbedding(keras.layers.Layer):
         return {
             **super().get_config(),
             "max_sequence_length": self.max_sequence_length,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class RotaryEmbedding(keras.layers.Layer):
+    """Turns pairs of features by angles that grow with the position.
+
+    "RoFormer" (Su et al., 2021), section 3.2.2, equation 15: features i and i + depth / 2 are a
+    point in a plane, turned at position p by `p / max_wavelength^(2i / depth)`. (The paper pairs
+    neighbours; Llama's published weights pair halves, the same but for the order of features.) The
+    product of a turned query and a turned key depends on their distance alone.
+
+    Args:
+        max_wavelength: float, the longest wavelength in units of 2 pi positions.
+        scaling_factor: float, at least 1. Wavelengths longer than the context that the model was
+            first trained on are stretched by it ("The Llama 3 Herd of Models", section 3.4.3, in
+            the form of the published Llama 3.1).
+        original_length: int, that context in positions; used where `scaling_factor` is not 1.
+        low_frequency_factor: float. Wavelengths above `original_length / low_frequency_factor` are
+            stretched in full.
+        high_frequency_factor: float. Wavelengths below `original_length / high_frequency_factor`
+            stay as they are; between the two, the stretch grows smoothly.
+        **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
+
+    Call arguments:
+        x: float (..., length, depth), depth even.
+        start_index: int or int scalar tensor, position of the first of `x`.
+
+    Returns:
+        Tensor of the shape of `x`.
+
+    Raises:
+        ValueError: the depth is odd.
+
+    Example:
+        >>> x = keras.ops.ones((1, 2, 2))
+        >>> print(keras.ops.convert_to_numpy(RotaryEmbedding()(x)[0]).round(2))
+        [[ 1.    1.  ]
+         [-0.3   1.38]]
+    """
+
+    def __init__(
+        self,
+        max_wavelength=10000,
+        scaling_factor=1.0,
+        original_length=8192,
+        low_frequency_factor=1.0,
+        high_frequency_factor=4.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.max_wavelength = max_wavelength
+        self.scaling_factor = scaling_factor
+        self.original_length = original_length
+        self.low_frequency_factor = low_frequency_factor
+        self.high_frequency_factor = high_frequency_factor
+
+    def call(self, x, start_index=0):
+        """Turns each position of `x`."""
+        length, depth = ops.shape(x)[-2:]
+        if depth % 2:
+            raise ValueError(f"Rotary positions pair features: the depth {depth} must be even.")
+        # In float32 under every precision, as in SinePositionEncoding.
+        positions = ops.cast(start_index + ops.arange(length), "float32")[:, None]  # (length, 1)
+        angles = positions * self._frequencies(depth)  # (length, depth / 2)
+        cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
+        first, second = ops.split(x, 2, axis=-1)  # (..., length, depth / 2)
+        return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+    def _frequencies(self, depth):
+        exponents = ops.arange(0, depth, 2, dtype="float32") / depth
+        frequencies = ops.power(float(self.max_wavelength), -exponents)
+        if self.scaling_factor == 1:
+            return frequencies
+        turns = self.original_length * frequencies / (2 * math.pi)  # in the original context
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        kept = ops.clip((turns - low) / (high - low), 0.0, 1.0)
+        return frequencies * (kept + (1 - kept) / self.scaling_factor)
+
+    def compute_output_shape(self, x_shape):
+        """Returns the shape of the input."""
+        return x_shape
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "max_wavelength": self.max_wavelength,
+            "scaling_factor": self.scaling_factor,
+            "original_length": self.original_length,
+            "low_frequency_factor": self.low_frequency_factor,
+            "high_frequency_factor": self.high_frequency_factor,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class RelativePositionBias(keras.layers.Layer):
+    """Learns for each head how much a distance between query and key counts.
+
+    "Exploring the Limits of Transfer Learning" (Raffel et al., 2020), section 2.1, and the authors'
+    code: small distances have a bucket each, larger ones share buckets that grow with the logarithm
+    of the distance, all beyond `max_distance` the last.
+
+    Args:
+        num_heads: int.
+        num_buckets: int, how many values each head learns; even where `bidirectional`.
+        max_distance: int, in positions.
+        bidirectional: bool. True: half of the buckets are for keys after the query. False: they are
+            not told apart, for a decoder that never looks there.
+        initializer: initializer of the table.
+        **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
+
+    Call arguments:
+        x: float (batch, query, features); only its length counts.
+        key_length: int or int scalar tensor; by default as many keys as queries.
+        start_index: int or int scalar tensor, position of the first query among the keys.
+
+    Returns:
+        Tensor (1, heads, query, key), the `position_bias` of `MultiHeadAttention`.
+
+    Example:
+        >>> x = keras.ops.zeros((2, 3, 8))
+        >>> tuple(RelativePositionBias(num_heads=4)(x, key_length=5).shape)
+        (1, 4, 3, 5)
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        num_buckets=32,
+        max_distance=128,
+        bidirectional=True,
+        initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.num_buckets = num_buckets
+        self.max_distance = max_distance
+        self.bidirectional = bidirectional
+        self.initializer = keras.initializers.get(initializer)
+
+    def build(self, x_shape):
+        """Creates the weights."""
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=(self.num_buckets, self.num_heads),
+            initializer=self.initializer,
+        )
+        self.built = True
+
+    def call(self, x, key_length=None, start_index=0):
+        """Returns the bias of each pair of positions."""
+        query_length = ops.shape(x)[1]
+        queries = start_index + ops.arange(query_length)
+        keys = ops.arange(query_length if key_length is None else key_length)
+        distances = keys[None, :] - queries[:, None]  # (query, key)
+        table = ops.convert_to_tensor(self.embeddings)  # (buckets, heads)
+        bias = ops.take(table, self._buckets(distances), axis=0)  # (query, key, heads)
+        return ops.transpose(bias, (2, 0, 1))[None]
+
+    def _buckets(self, distances):
+        buckets, first = self.num_buckets, 0
+        if self.bidirectional:
+            buckets //= 2
+            first = ops.where(distances > 0, buckets, 0)
+            distances = ops.abs(distances)
+        else:
+            distances = ops.maximum(-distances, 0)
+        exact = buckets // 2  # these distances have a bucket each
+        growth = ops.log(ops.cast(ops.maximum(distances, 1), "float32") / exact)
+        growth = growth / math.log(self.max_distance / exact) * (buckets - exact)
+        shared = ops.minimum(exact + ops.cast(growth, "int32"), buckets - 1)
+        return first + ops.where(distances < exact, ops.cast(distances, "int32"), shared)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "num_buckets": self.num_buckets,
+            "max_distance": self.max_distance,
+            "bidirectional": self.bidirectional,
             "initializer": keras.initializers.serialize(self.initializer),
         }
