@@ -1,203 +1,316 @@
-"""Loads models in the layout of Hugging Face: `config.json` beside `model.safetensors`.
+"""Loads and saves models in the layout of Hugging Face: a folder that `transformers` reads.
 
 Notable:
-- two tables say all: the names of the settings and the names of the layers, ours and theirs;
+- the folder holds `config.json`, `model.safetensors` (or shards of it) and the tokenizer's files;
+- what differs between families is in their tables, `keras_llm.checkpoints.family.Family`;
 - a setting we do not have, and a tensor that is unknown, missing or of another shape, is an
   error that names it: nothing is dropped silently;
 - neither `torch` nor `transformers` is needed; tensors are read one at a time.
 """
 
 import json
-import re
+import os
+import shutil
+import tempfile
 import warnings
+from fnmatch import fnmatch
 from pathlib import Path
 
+import keras
 import numpy as np
-from safetensors import safe_open
 
-from keras_llm.models import BertBackbone, BertForPretraining
+from keras_llm.checkpoints.bert import BERT
+from keras_llm.checkpoints.tensors import open_tensors, write_tensors
 
-# Theirs: ours.
-BERT_SETTINGS = {
-    "vocab_size": "vocabulary_size",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-    "hidden_size": "hidden_dim",
-    "intermediate_size": "intermediate_dim",
-    "hidden_dropout_prob": "dropout",
-    "max_position_embeddings": "max_sequence_length",
-    "type_vocab_size": "num_segments",
-}
+FAMILIES = {family.model_type: family for family in (BERT,)}
 
-# Theirs, with the one value that our BERT has. Absent from the file means this value.
-BERT_FIXED_SETTINGS = {
-    "model_type": "bert",
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "position_embedding_type": "absolute",
-    "tie_word_embeddings": True,
-    "is_decoder": False,
-    "add_cross_attention": False,
-}
-
-# Ours: theirs.
-BERT_LAYERS = {
-    "token_embedding": "bert.embeddings.word_embeddings",
-    "position_embedding": "bert.embeddings.position_embeddings",
-    "segment_embedding": "bert.embeddings.token_type_embeddings",
-    "embeddings_norm": "bert.embeddings.LayerNorm",
-    "transformer_layer_{}/self_attention/query_dense": "bert.encoder.layer.{}.attention.self.query",
-    "transformer_layer_{}/self_attention/key_dense": "bert.encoder.layer.{}.attention.self.key",
-    "transformer_layer_{}/self_attention/value_dense": "bert.encoder.layer.{}.attention.self.value",
-    "transformer_layer_{}/self_attention/output_dense": (
-        "bert.encoder.layer.{}.attention.output.dense"
-    ),
-    "transformer_layer_{}/attention_norm": "bert.encoder.layer.{}.attention.output.LayerNorm",
-    "transformer_layer_{}/feed_forward/intermediate_dense": (
-        "bert.encoder.layer.{}.intermediate.dense"
-    ),
-    "transformer_layer_{}/feed_forward/output_dense": "bert.encoder.layer.{}.output.dense",
-    "transformer_layer_{}/feed_forward_norm": "bert.encoder.layer.{}.output.LayerNorm",
-    "pooled_dense": "bert.pooler.dense",
-    "masked_lm_head": "cls.predictions",
-    "masked_lm_head/dense": "cls.predictions.transform.dense",
-    "masked_lm_head/layer_norm": "cls.predictions.transform.LayerNorm",
-    "next_sentence_head/dense": "cls.seq_relationship",
-}
-VARIABLES = {
-    "embeddings": "weight",
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-}
-
-# Tensors that hold no weights of their own: counters, and copies of the tensors they are tied to.
-BERT_BUFFERS = {"bert.embeddings.position_ids", "bert.embeddings.token_type_ids"}
-BERT_COPIES = {
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
+# Files that were converted from TensorFlow call the two weights of a norm so.
+OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 
 
-def load_hugging_face(folder, dtype=None):
-    """Loads a BERT with both pretraining heads, as `transformers.BertForPreTraining` saves it.
-
-    The next-sentence logits are swapped on the way: theirs has "follows" at index 0, ours at 1.
+def load_hugging_face(folder_or_hub_name, cls=None, dtype=None):
+    """Loads a published model and its tokenizer.
 
     Args:
-        folder: path of the folder with `config.json` and `model.safetensors`.
+        folder_or_hub_name: str or Path: a folder with `config.json` and `model.safetensors`, or
+            else a name on the Hugging Face Hub, such as "google-bert/bert-base-uncased", which is
+            fetched with `huggingface_hub`.
+        cls: class of the model. By default the family's backbone; heads that the file has beside
+            are then not read. A class that is made of the backbone, such as
+            `models.BertForPretraining`, has heads, and the file must have them too.
         dtype: precision policy of the model, such as "mixed_bfloat16"; by default Keras' own.
 
     Returns:
-        `keras_llm.models.BertForPretraining`. Its `backbone` alone serves for fine-tuning.
+        The pair of model and tokenizer; the tokenizer is None where the folder has no file of one.
 
     Raises:
-        FileNotFoundError: one of the two files is missing.
-        ValueError: a setting that our BERT does not have; tensors that are unknown, missing, of
-            another shape, or that differ from the tensor they should be a copy of.
+        FileNotFoundError: there is no such folder, or a file is missing in it.
+        ModuleNotFoundError: a name on the hub is given, and `huggingface_hub` is not installed.
+        ValueError: a family, class or setting that we do not have; tensors that are unknown,
+            missing, of another shape, or that differ from the tensor they should be a copy of.
 
     Example:
         >>> load_hugging_face("no/such/folder")
         Traceback (most recent call last):
         ...
-        FileNotFoundError: no/such/folder has no config.json...
+        FileNotFoundError: There is no folder no/such/folder...
     """
-    settings = _read_settings(_find(folder, "config.json"))
-    path = _find(folder, "model.safetensors")
-    model = BertForPretraining(BertBackbone(**settings, dtype=dtype))
-    with safe_open(path, framework="numpy") as file:
-        _assign(model, file, path)
-    return model
+    folder = _find_folder(folder_or_hub_name)
+    config = _read_config(folder)
+    family = _family(config.get("model_type"), f"{folder} holds")
+    cls = cls or family.backbone
+    if cls not in family.models:
+        raise ValueError(
+            f"{folder} holds a model of the family {family.model_type!r}, which can be loaded as "
+            f"{_names(family.models)}, not as {cls.__name__}."
+        )
+    model = family.backbone(**_read_settings(family, config, folder), dtype=dtype)
+    if cls is not family.backbone:
+        model = cls(model)
+    with open_tensors(folder) as files:
+        _assign(family, model, files, folder)
+    has_tokenizer = any((folder / file).is_file() for file in family.tokenizer_files)
+    return model, family.load_tokenizer(folder) if has_tokenizer else None
 
 
-def _find(folder, name):
-    path = Path(folder) / name
+def save_hugging_face(model, folder, tokenizer=None, max_shard_size=5 * 10**9):
+    """Writes a model, and its tokenizer, as a folder that `transformers` loads.
+
+    The folder appears when it is whole: it is written beside and renamed.
+
+    Args:
+        model: a model that `load_hugging_face` can load, such as `models.BertBackbone`.
+        folder: str or Path, new or empty.
+        tokenizer: the model's tokenizer, or None.
+        max_shard_size: int, bytes of a file of weights; what is larger becomes several files.
+
+    Raises:
+        FileExistsError: there is something in the folder already.
+        ValueError: the model is of no family that is published; the tokenizer does not fit.
+
+    Example:
+        >>> from keras_llm.models import BertBackbone
+        >>> backbone = BertBackbone.tiny(vocabulary_size=100)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_hugging_face(backbone, f"{folder}/bert")
+        ...     copy, tokenizer = load_hugging_face(f"{folder}/bert")
+        >>> copy.get_config()["hidden_dim"], tokenizer
+        (128, None)
+    """
+    family = next((f for f in FAMILIES.values() if type(model) in f.models), None)
+    if family is None:
+        known = [cls for family in FAMILIES.values() for cls in family.models]
+        raise ValueError(
+            f"{type(model).__name__} has no layout of Hugging Face; these have: {_names(known)}. "
+            "Of a task, save the backbone: `save_hugging_face(task.backbone, folder)`."
+        )
+    config = _write_settings(family, model, tokenizer)
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already, and not empty: choose another folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        write_tensors(_tensors(family, model), partial, max_shard_size)
+        _write_json(config, partial / "config.json")
+        if tokenizer is not None:
+            _save_tokenizer(family, tokenizer, model, partial)
+        for file in partial.iterdir():
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())
+        partial.chmod(0o755)  # mkdtemp's 0o700 would lock other users out
+        os.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+# === Where a model is ===
+
+
+def _find_folder(folder_or_hub_name):
+    folder = Path(folder_or_hub_name)
+    if folder.is_dir():
+        return folder
+    if str(folder_or_hub_name).count("/") != 1 or folder.is_absolute():
+        raise FileNotFoundError(
+            f"There is no folder {folder}. Expected a folder with config.json and "
+            "model.safetensors, as `save_pretrained` of `transformers` writes it, or a name on the "
+            'Hugging Face Hub, "owner/name".'
+        )
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"There is no folder {folder}. To fetch it from the Hugging Face Hub, "
+            "`pip install huggingface_hub`; or download its files and pass their folder."
+        ) from error
+    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+    return Path(snapshot_download(str(folder_or_hub_name), allow_patterns=patterns))
+
+
+def _family(model_type, what):
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"{what} a model of the type {model_type!r}. These can be loaded: {sorted(FAMILIES)}."
+        )
+    return FAMILIES[model_type]
+
+
+def _names(classes):
+    return ", ".join(cls.__name__ for cls in classes)
+
+
+# === Settings ===
+
+
+def _read_config(folder):
+    path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} has no {name}. Expected a folder with config.json and model.safetensors, as "
-            "`transformers.BertForPreTraining.save_pretrained(folder)` writes it. A checkpoint in "
-            "another format (pytorch_model.bin) must be saved again that way."
+            f"{folder} has no config.json. Expected a folder with config.json and "
+            "model.safetensors, as `save_pretrained` of `transformers` writes it."
         )
-    return path
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _read_settings(path):
-    """Reads `config.json` into the arguments of `BertBackbone`."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in BERT_FIXED_SETTINGS.items():
+def _read_settings(family, config, folder):
+    """Turns `config.json` into the arguments of the backbone."""
+    path = folder / "config.json"
+    config = {**family.defaults, **config}
+    for name, value in family.fixed.items():
         if config.get(name, value) != value:
             raise ValueError(
-                f"{path}: the setting {name} is {config[name]!r}; this BERT has {value!r} only."
+                f"{path}: the setting {name} is {config[name]!r}; our {family.backbone.__name__} "
+                f"has {value!r} only."
             )
-    if missing := BERT_SETTINGS.keys() - config.keys():
-        raise ValueError(f"{path} lacks the settings {sorted(missing)}; is it a BERT's?")
-    if (
-        config.get("attention_probs_dropout_prob", config["hidden_dropout_prob"])
-        != (config["hidden_dropout_prob"])
-    ):
-        warnings.warn(
-            f"{path}: attention_probs_dropout_prob is {config['attention_probs_dropout_prob']}, "
-            f"but hidden_dropout_prob={config['hidden_dropout_prob']} will be used for both when "
-            "training goes on.",
-            stacklevel=3,
-        )
-    return {ours: config[theirs] for theirs, ours in BERT_SETTINGS.items()}
+    if missing := family.settings.keys() - config.keys():
+        raise ValueError(f"{path} lacks the settings {sorted(missing)}.")
+    for name, other in family.same.items():
+        if config.get(name, config[other]) != config[other]:
+            warnings.warn(
+                f"{path}: {name} is {config[name]}, but {other}={config[other]} will be used for "
+                "both when training goes on.",
+                stacklevel=3,
+            )
+    settings = {ours: config[theirs] for theirs, ours in family.settings.items()}
+    return {**settings, **family.read_settings(config)}
 
 
-def _assign(model, file, path):
-    """Fills the model's variables from an open file; what does not fit is an error, listed."""
-    # Files that were converted from TensorFlow call the two weights of a norm gamma and beta.
-    stored = {
-        name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-            "LayerNorm.beta", "LayerNorm.bias"
-        ): name
-        for name in file.keys()  # noqa: SIM118 (not a dict)
+def _write_settings(family, model, tokenizer):
+    """Turns the arguments of the backbone, as it is, into `config.json`."""
+    backbone = getattr(model, "backbone", model)
+    ours = backbone.get_config()
+    config = {theirs: ours[name] for theirs, name in family.settings.items()}
+    config |= {name: config[other] for name, other in family.same.items()}
+    if tokenizer is not None:
+        config |= {name: getattr(tokenizer, ours) for name, ours in family.token_ids.items()}
+    for name, value in family.fixed.items():
+        if config.setdefault(name, value) != value:
+            raise ValueError(
+                f"{name} is {config[name]!r} with this tokenizer, but models of the type "
+                f"{family.model_type!r} are published with {value!r} only."
+            )
+    return {
+        "architectures": [family.models[type(model)]],
+        "model_type": family.model_type,
+        "dtype": keras.backend.standardize_dtype(model.weights[0].dtype),
+        **config,
+        **family.write_settings(backbone),
     }
-    variables = {_their_name(variable.path): variable for variable in model.weights}
 
-    problems = [f"missing: {name}" for name in variables.keys() - stored.keys()]
-    unknown = stored.keys() - variables.keys() - BERT_BUFFERS - BERT_COPIES.keys()
-    problems += [f"unknown: {stored[name]}" for name in unknown]
-    for name in variables.keys() & stored.keys():
-        shape = tuple(file.get_slice(stored[name]).get_shape())
-        expected = _their_shape(variables[name])
-        if shape != expected:
-            problems.append(f"shape {shape} instead of {expected}: {stored[name]}")
+
+def _write_json(content, path):
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_tokenizer(family, tokenizer, model, folder):
+    """Saves a tokenizer, and by which class of theirs it is to be read."""
+    tokenizer.save(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config["tokenizer_class"] = family.tokenizer_class
+    limit = getattr(getattr(model, "backbone", model), "max_sequence_length", None)
+    if limit:
+        config["model_max_length"] = limit
+    _write_json(config, path)
+
+
+# === Tensors ===
+
+
+def _tensors(family, model):
+    """Yields what the model's file holds, one tensor after the other, as pairs (name, array)."""
+    variables = {variable.path: variable for variable in model.weights}
+    prefix = family.prefix if type(model) is family.backbone else ""
+    for entry in family.tensors_of(model):
+        arrays = [keras.ops.convert_to_numpy(variables[path]) for path in entry.ours]
+        for name, array in zip(entry.theirs, _tuple(entry.write(*arrays)), strict=True):
+            yield name.removeprefix(prefix), array
+
+
+def _assign(family, model, files, folder):
+    """Fills the model's variables from open files; what does not fit is an error, listed."""
+    stored = _by_their_names_with_heads(family, files)  # name: as it stands in the file
+    variables = {variable.path: variable for variable in model.weights}
+    entries = family.tensors_of(model)
+
+    def shape(name):
+        return tuple(files[stored[name]].get_slice(stored[name]).get_shape())
+
+    def tensor(name):
+        return files[stored[name]].get_tensor(stored[name])
+
+    expected = {}
+    for entry in entries:
+        # Arrays of the variables' shapes without their memory, turned around as when saving.
+        ours = [np.broadcast_to(np.float32(0), variables[path].shape) for path in entry.ours]
+        arrays = _tuple(entry.write(*ours))
+        expected |= {name: a.shape for name, a in zip(entry.theirs, arrays, strict=True)}
+    copies = {copy: of for copy, of in family.copies.items() if copy not in expected}
+
+    def is_left(name):
+        is_unread_head = type(model) is family.backbone and family.is_head(name)
+        return is_unread_head or any(fnmatch(name, pattern) for pattern in family.ignored)
+
+    problems = [f"missing: {name}" for name in expected.keys() - stored.keys()]
+    unknown = stored.keys() - expected.keys() - copies.keys()
+    problems += [f"unknown: {stored[name]}" for name in unknown if not is_left(name)]
+    problems += [
+        f"shape {shape(name)} instead of {expected[name]}: {stored[name]}"
+        for name in expected.keys() & stored.keys()
+        if shape(name) != expected[name]
+    ]
     if problems:
         raise ValueError(
-            f"{path} does not hold the weights of a BertForPreTraining of its config.json:\n  "
-            + "\n  ".join(sorted(problems))
+            f"{folder} does not hold the weights of a {family.models[type(model)]} of its "
+            "config.json:\n  " + "\n  ".join(sorted(problems))
         )
-    for copy, original in BERT_COPIES.items():
-        if copy in stored and not np.array_equal(
-            file.get_tensor(stored[copy]), file.get_tensor(stored[original])
-        ):
+    for copy, original in copies.items():
+        is_there = copy in stored and not is_left(copy)
+        if is_there and not np.array_equal(tensor(copy), tensor(original)):
             raise ValueError(
-                f"{path}: {copy} differs from {original}. The two are one in BERT; a model that "
-                "was trained with the two apart cannot be loaded."
+                f"{folder}: {copy} differs from {original}. The two are one in "
+                f"{type(model).__name__}; a model that was trained with the two apart cannot be "
+                "loaded."
             )
 
-    for name, variable in variables.items():
-        tensor = file.get_tensor(stored[name])
-        if name.startswith("cls.seq_relationship"):
-            tensor = tensor[::-1]  # theirs: (follows, random); ours: (random, follows)
-        variable.assign(tensor.T if _is_kernel(variable) else tensor)
+    for entry in entries:
+        arrays = _tuple(entry.read(*(tensor(name) for name in entry.theirs)))
+        for path, array in zip(entry.ours, arrays, strict=True):
+            variables[path].assign(array)
 
 
-def _their_name(path):
-    """Translates a variable's path: `pooled_dense/kernel` to `bert.pooler.dense.weight`."""
-    layer, variable = path.rsplit("/", 1)
-    number = re.search(r"transformer_layer_(\d+)", layer)
-    number = number.group(1) if number else ""
-    layer = layer.replace(f"transformer_layer_{number}", "transformer_layer_{}")
-    return f"{BERT_LAYERS[layer].format(number)}.{VARIABLES[variable]}"
+def _by_their_names_with_heads(family, files):
+    """Names tensors as in a file with heads, where the backbone's names have a prefix."""
+    stored = {}
+    is_bare = not any(name.startswith(family.prefix) for name in files)
+    for name in files:
+        full = family.prefix + name if is_bare else name
+        for old, new in OLD_NAMES.items():
+            full = full.removesuffix(old) + new if full.endswith(old) else full
+        stored[full] = name
+    return stored
 
 
-def _their_shape(variable):
-    return tuple(reversed(variable.shape)) if _is_kernel(variable) else tuple(variable.shape)
-
-
-def _is_kernel(variable):
-    """Kernels are (inputs, outputs) with us, (outputs, inputs) with them."""
-    return variable.path.endswith("/kernel")
+def _tuple(arrays):
+    return arrays if isinstance(arrays, tuple) else (arrays,)

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from keras_llm.checkpoints import load_hugging_face
+from keras_llm.models import BertForPretraining
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -69,7 +70,7 @@ def test_equals_the_reference(tmp_path, name):
     _, _, _, _, vocabulary, positions, segments = sizes
     reference = make_reference(len(name), *sizes)
     reference.save_pretrained(tmp_path)
-    model = load_hugging_face(tmp_path)
+    model, tokenizer = load_hugging_face(tmp_path, BertForPretraining)
 
     rng = np.random.default_rng(0)
     length = min(positions, 17)
@@ -106,7 +107,7 @@ def test_equals_the_reference(tmp_path, name):
 
 def test_settings_become_the_backbones(folder):
     change_config(folder, hidden_dropout_prob=0.25, attention_probs_dropout_prob=0.25)
-    backbone = load_hugging_face(folder, dtype="mixed_bfloat16").backbone
+    backbone = load_hugging_face(folder, dtype="mixed_bfloat16")[0]
     assert backbone.get_config()["dropout"] == 0.25
     assert backbone.dtype_policy.name == "mixed_bfloat16"
     assert (backbone.num_layers, backbone.num_heads, backbone.vocabulary_size) == (2, 4, 61)
@@ -128,15 +129,15 @@ def test_older_names_of_the_norms_buffers_and_tied_copies(original, folder):
 
     change_tensors(folder, age)
     battery.assert_close(
-        load_hugging_face(folder).get_weights(), load_hugging_face(original).get_weights()
+        load_hugging_face(folder, BertForPretraining)[0].get_weights(), load_hugging_face(original, BertForPretraining)[0].get_weights()
     )
 
 
 def test_half_precision_files(folder):
-    expected = load_hugging_face(folder).get_weights()
+    expected = load_hugging_face(folder, BertForPretraining)[0].get_weights()
     for dtype, tolerance in [(torch.float16, 2**-10), (torch.bfloat16, 2**-7)]:
         make_reference(0, *SIZES["two layers"]).to(dtype).save_pretrained(folder)
-        actual = load_hugging_face(folder).get_weights()
+        actual = load_hugging_face(folder, BertForPretraining)[0].get_weights()
         assert all(weight.dtype == "float32" for weight in actual)
         battery.assert_close(actual, expected, tolerance)
 
@@ -152,7 +153,7 @@ def test_everything_wrong_with_the_tensors_is_listed(folder):
 
     change_tensors(folder, spoil)
     with pytest.raises(ValueError, match="does not hold the weights") as error:
-        load_hugging_face(folder)
+        load_hugging_face(folder, BertForPretraining)
     assert str(error.value).split("\n  ")[1:] == [
         "missing: bert.pooler.dense.bias",
         "shape (24, 40) instead of (40, 24): bert.encoder.layer.1.intermediate.dense.weight",
@@ -164,7 +165,7 @@ def test_everything_wrong_with_the_tensors_is_listed(folder):
 def test_more_layers_in_the_file_than_in_its_settings(folder):
     change_config(folder, num_hidden_layers=1)
     with pytest.raises(ValueError, match=r"unknown: bert\.encoder\.layer\.1\.attention"):
-        load_hugging_face(folder)
+        load_hugging_face(folder, BertForPretraining)
 
 
 @pytest.mark.parametrize("name", ["decoder.weight", "decoder.bias"])
@@ -179,7 +180,7 @@ def test_untied_output_is_refused(folder, name):
 
     change_tensors(folder, untie)
     with pytest.raises(ValueError, match=f"cls.predictions.{name} differs from {original[name]}"):
-        load_hugging_face(folder)
+        load_hugging_face(folder, BertForPretraining)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,6 @@ def test_untied_output_is_refused(folder, name):
     [
         {"hidden_act": "gelu_new"},
         {"layer_norm_eps": 1e-5},
-        {"model_type": "roberta"},
         {"position_embedding_type": "relative_key"},
         {"tie_word_embeddings": False},
         {"is_decoder": True},
@@ -198,23 +198,23 @@ def test_setting_that_our_bert_does_not_have(folder, setting):
     change_config(folder, **setting)
     ((name, value),) = setting.items()
     with pytest.raises(ValueError, match=rf"config\.json: the setting {name} is {value!r}"):
-        load_hugging_face(folder)
+        load_hugging_face(folder, BertForPretraining)
 
 
 def test_missing_setting_and_differing_dropouts(folder):
     change_config(folder, attention_probs_dropout_prob=0.3)
     with pytest.warns(UserWarning, match="attention_probs_dropout_prob is 0.3"):
-        load_hugging_face(folder)
+        load_hugging_face(folder, BertForPretraining)
     change_config(folder, vocab_size=None)
     with pytest.raises(ValueError, match=r"lacks the settings \['vocab_size'\]"):
-        load_hugging_face(folder)
+        load_hugging_face(folder, BertForPretraining)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_missing_file(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"has no {name}"):
-        load_hugging_face(folder)
+        load_hugging_face(folder, BertForPretraining)
 
 
 def test_imports_neither_torch_nor_transformers(original):
