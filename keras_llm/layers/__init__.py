@@ -5,13 +5,18 @@ Masks are boolean everywhere, True where a position may be attended to.
 
 from keras_llm.layers.attention import MultiHeadAttention, scaled_dot_product_attention
 from keras_llm.layers.blocks import CausalBlock, DecoderBlock, EncoderBlock
-from keras_llm.layers.feed_forward import FeedForward, gelu
-from keras_llm.layers.heads import MaskedLMHead, NextSentenceHead
+from keras_llm.layers.feed_forward import FeedForward, gelu, gelu_approximate
+from keras_llm.layers.heads import LanguageModelHead, MaskedLMHead, NextSentenceHead
 from keras_llm.layers.positions import (
     PositionEmbedding,
     RelativePositionBias,
     RotaryEmbedding,
     SinePositionEncoding,
+)
+from keras_llm.layers.relative_attention import (
+    RelativeContext,
+    RelativeMultiHeadAttention,
+    TwoStreamBlock,
 )
 
 __all__ = [
@@ -19,13 +24,18 @@ __all__ = [
     "DecoderBlock",
     "EncoderBlock",
     "FeedForward",
+    "LanguageModelHead",
     "MaskedLMHead",
     "MultiHeadAttention",
     "NextSentenceHead",
     "PositionEmbedding",
+    "RelativeContext",
+    "RelativeMultiHeadAttention",
     "RelativePositionBias",
     "RotaryEmbedding",
     "SinePositionEncoding",
+    "TwoStreamBlock",
     "gelu",
+    "gelu_approximate",
     "scaled_dot_product_attention",
 ]

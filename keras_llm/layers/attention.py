@@ -177,6 +177,7 @@ class MultiHeadAttention(keras.layers.Layer):
         scaled: bool, whether scores are divided by the root of the depth. T5 does without.
         rotary: dict of arguments of `RotaryEmbedding`, which then turns queries and keys by their
             positions; None for no turning.
+        query_initializer: initializer of the query's kernel, where it is not `kernel_initializer`.
         **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
 
     Call arguments:
@@ -190,9 +191,9 @@ class MultiHeadAttention(keras.layers.Layer):
         return_scores: bool, whether to return the scores (batch, heads, query, key) too.
         cache: float (batch, 2, key_value_heads, max_length, depth), keys and values. With
             `cache_index`, those of the positions before it; zeros to begin with. Attention is then
-            over the cache's `max_length` positions and always causal: a slot not yet written is in the
-            future. Without `cache_index`, all there are, from `keys_and_values`; `value` and `key`
-            are not looked at: cross-attention to a text that does not change.
+            over the cache's `max_length` positions and always causal: a slot not yet written is in
+            the future. Without `cache_index`, all there are, from `keys_and_values`; `value` and
+            `key` are not looked at: cross-attention to a text that does not change.
         cache_index: int or int scalar tensor, position of the first query in the cache.
         training: bool, whether dropout is on.
 
@@ -225,6 +226,7 @@ class MultiHeadAttention(keras.layers.Layer):
         use_bias=True,
         scaled=True,
         rotary=None,
+        query_initializer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -249,8 +251,11 @@ class MultiHeadAttention(keras.layers.Layer):
         self.use_bias = use_bias
         self.scaled = scaled
         self.rotary = rotary
+        self.query_initializer = keras.initializers.get(query_initializer)
 
-        self.query_dense = self._dense("query_dense", num_heads * self.head_dim)
+        self.query_dense = self._dense(
+            "query_dense", num_heads * self.head_dim, self.query_initializer
+        )
         self.key_dense = self._dense("key_dense", num_key_value_heads * self.head_dim)
         self.value_dense = self._dense("value_dense", num_key_value_heads * self.head_dim)
         self.output_dense = self._dense("output_dense", hidden_dim)
@@ -263,12 +268,12 @@ class MultiHeadAttention(keras.layers.Layer):
             dropout, dtype=self.dtype_policy, name="scores_dropout"
         )
 
-    def _dense(self, name, units):
+    def _dense(self, name, units, initializer=None):
         return keras.layers.Dense(
             units,
             use_bias=self.use_bias,
             # One initializer gives the same values at every call; its clone draws others.
-            kernel_initializer=self.kernel_initializer.clone(),
+            kernel_initializer=(initializer or self.kernel_initializer).clone(),
             dtype=self.dtype_policy,
             name=name,
         )
@@ -415,6 +420,7 @@ class MultiHeadAttention(keras.layers.Layer):
             "use_bias": self.use_bias,
             "scaled": self.scaled,
             "rotary": self.rotary,
+            "query_initializer": keras.initializers.serialize(self.query_initializer),
         }
 
 

@@ -38,6 +38,7 @@ class EncoderBlock(keras.layers.Layer):
         use_bias: bool, whether the dense layers have a bias.
         gated: bool, whether the feed-forward network is gated.
         attention: dict, further arguments of `MultiHeadAttention`, such as `num_key_value_heads`.
+        intermediate_dropout: float in [0, 1), for the features inside the feed-forward network.
         **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
 
     Call arguments:
@@ -80,6 +81,7 @@ class EncoderBlock(keras.layers.Layer):
         use_bias=True,
         gated=False,
         attention=None,
+        intermediate_dropout=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -110,6 +112,7 @@ class EncoderBlock(keras.layers.Layer):
             kernel_initializer=self.kernel_initializer,
             use_bias=use_bias,
             gated=gated,
+            intermediate_dropout=intermediate_dropout,
             dtype=self.dtype_policy,
             name="feed_forward",
         )
@@ -209,6 +212,7 @@ class EncoderBlock(keras.layers.Layer):
             "use_bias": self.use_bias,
             "gated": self.gated,
             "attention": self.attention,
+            "intermediate_dropout": self.feed_forward.intermediate_dropout,
         }
 
 

@@ -1,6 +1,6 @@
-"""What BERT learns from: heads that guess masked tokens and whether two segments belong together.
+"""What models learn from: heads that guess tokens, and whether two segments belong together.
 
-Both give logits in float32 under every precision, as the loss needs.
+All give logits in float32 under every precision, as the loss needs.
 """
 
 import keras
@@ -10,11 +10,67 @@ from keras_llm.layers.feed_forward import gelu
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class MaskedLMHead(keras.layers.Layer):
+class LanguageModelHead(keras.layers.Layer):
+    """Guesses tokens with the token embedding itself and a bias for each token.
+
+    "Using the Output Embedding to Improve Language Models" (Press and Wolf, 2016).
+
+    Args:
+        token_embedding: `keras.layers.ReversibleEmbedding` (or KerasHub's) that embeds the
+            model's tokens; shared, not copied.
+        **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
+
+    Call arguments:
+        x: float (..., hidden_dim), one vector for each token to guess.
+
+    Returns:
+        Logits, float32 (..., vocabulary).
+
+    Example:
+        >>> embedding = keras.layers.ReversibleEmbedding(input_dim=100, output_dim=8)
+        >>> x = embedding(keras.ops.array([[5, 6, 7]]))
+        >>> tuple(LanguageModelHead(embedding)(x).shape)
+        (1, 3, 100)
+    """
+
+    def __init__(self, token_embedding, **kwargs):
+        super().__init__(**kwargs)
+        self.token_embedding = token_embedding
+
+    def build(self, x_shape):
+        """Creates the weights."""
+        self.bias = self.add_weight(
+            name="bias",
+            shape=(self.token_embedding.input_dim,),
+            initializer="zeros",
+            autocast=False,  # it is added in float32
+        )
+        self.built = True
+
+    def call(self, x):
+        """Returns the logits of every token."""
+        logits = self.token_embedding(x, reverse=True)  # (..., vocabulary)
+        return ops.cast(logits, "float32") + ops.cast(self.bias, "float32")
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "token_embedding": keras.saving.serialize_keras_object(self.token_embedding),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Builds the layer from `get_config`'s result."""
+        embedding = keras.saving.deserialize_keras_object(config["token_embedding"])
+        return cls(**{**config, "token_embedding": embedding})
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class MaskedLMHead(LanguageModelHead):
     """Guesses the tokens at the masked positions, and at those only.
 
-    "BERT" (Devlin et al., 2018), section 3.1, task 1. The output matrix is the token embedding
-    itself ("Using the Output Embedding to Improve Language Models", Press and Wolf, 2016).
+    "BERT" (Devlin et al., 2018), section 3.1, task 1.
 
     Args:
         token_embedding: `keras.layers.ReversibleEmbedding` (or KerasHub's) that embeds the
@@ -46,8 +102,7 @@ class MaskedLMHead(keras.layers.Layer):
         kernel_initializer="glorot_uniform",
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.token_embedding = token_embedding
+        super().__init__(token_embedding, **kwargs)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.dense = keras.layers.Dense(
@@ -65,35 +120,20 @@ class MaskedLMHead(keras.layers.Layer):
         """Creates the weights."""
         self.dense.build(x_shape)
         self.layer_norm.build((*x_shape[:-1], self.token_embedding.output_dim))
-        self.bias = self.add_weight(
-            name="bias",
-            shape=(self.token_embedding.input_dim,),
-            initializer="zeros",
-            autocast=False,  # it is added in float32
-        )
-        self.built = True
+        super().build(x_shape)
 
     def call(self, x, mask_positions):
         """Returns the logits of every token at `mask_positions`."""
         x = ops.take_along_axis(x, mask_positions[:, :, None], axis=1)
-        x = self.layer_norm(self.dense(x))  # (batch, predictions, hidden_dim)
-        logits = self.token_embedding(x, reverse=True)  # (batch, predictions, vocabulary)
-        return ops.cast(logits, "float32") + ops.cast(self.bias, "float32")
+        return super().call(self.layer_norm(self.dense(x)))  # (batch, predictions, vocabulary)
 
     def get_config(self):
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
-            "token_embedding": keras.saving.serialize_keras_object(self.token_embedding),
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
-
-    @classmethod
-    def from_config(cls, config):
-        """Builds the layer from `get_config`'s result."""
-        embedding = keras.saving.deserialize_keras_object(config["token_embedding"])
-        return cls(**{**config, "token_embedding": embedding})
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")

@@ -370,3 +370,72 @@ def test_causal_mask_of_a_later_piece():
     full = battery.numpy(causal_mask(6, 6))
     np.testing.assert_array_equal(full, np.tril(np.ones((6, 6), bool)))
     np.testing.assert_array_equal(battery.numpy(causal_mask(2, 6, start=3)), full[3:5])
+
+
+# === What models changed since ===
+
+
+@pytest.mark.parametrize("key_value_heads", [1, 2, 6])
+def test_grouped_heads_equal_the_formula(rng, key_value_heads):
+    """Against PyTorch's own grouped-query attention, with other depths and no biases."""
+    torch = pytest.importorskip("torch")
+    layer = MultiHeadAttention(
+        8, 6, num_key_value_heads=key_value_heads, head_dim=4, use_bias=False
+    )
+    x = normal(rng, 2, 5, 8)
+    actual = battery.numpy(layer(x, causal=True))
+    assert [w.path.split("/")[-1] for w in layer.weights] == ["kernel"] * 4
+
+    def heads(dense, count):
+        projected = (x @ dense.kernel.numpy()).reshape(2, 5, count, 4)
+        return torch.tensor(projected).transpose(1, 2)
+
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        heads(layer.query_dense, 6),
+        heads(layer.key_dense, key_value_heads),
+        heads(layer.value_dense, key_value_heads),
+        is_causal=True,
+        enable_gqa=True,
+    )
+    expected = expected.transpose(1, 2).reshape(2, 5, 24).numpy()
+    battery.assert_close(actual, expected @ layer.output_dense.kernel.numpy(), 1e-5)
+
+
+def test_grouped_and_rotary_battery(rng, tmp_path):
+    battery.check_layer(
+        lambda **kwargs: MultiHeadAttention(
+            8, 4, num_key_value_heads=2, rotary={"max_wavelength": 100.0}, name="a", **kwargs
+        ),
+        {"query": normal(rng, 2, 5, 8), "position_bias": normal(rng, 2, 4, 5, 5)},
+        tmp_path,
+        options={"causal": True},
+    )
+
+
+def test_grouped_and_rotary_cache(rng):
+    layer = MultiHeadAttention(8, 4, num_key_value_heads=2, rotary={"max_wavelength": 100.0})
+    x = normal(rng, 2, 6, 8)
+    whole = battery.numpy(layer(x, causal=True))
+    cache = np.zeros((2, 2, 2, 6, 2), "float32")
+    step = battery.compiled(lambda x, cache, index: layer(x, cache=cache, cache_index=index))
+    for start in (0, 2, 4):
+        index = keras.ops.convert_to_tensor(start)
+        piece, cache = step(x[:, start : start + 2], cache, index)
+        battery.assert_close(battery.numpy(piece), whole[:, start : start + 2], 1e-5)
+
+
+def test_bias_and_scale_equal_the_formula(rng):
+    layer = MultiHeadAttention(6, 3, scaled=False)
+    x, bias = normal(rng, 1, 4, 6), normal(rng, 1, 3, 4, 4)
+    _, scores = battery.numpy(layer(x, position_bias=bias, return_scores=True))
+    q, k = (
+        (x[0] @ dense.kernel.numpy()).reshape(4, 3, 2).swapaxes(0, 1)
+        for dense in (layer.query_dense, layer.key_dense)
+    )
+    expected = np.exp(q @ k.swapaxes(1, 2) + bias[0])
+    battery.assert_close(scores[0], expected / expected.sum(-1, keepdims=True), 1e-5)
+
+
+def test_groups_that_do_not_divide():
+    with pytest.raises(ValueError, match="num_heads=6 must be a multiple of num_key_value_heads=4"):
+        MultiHeadAttention(12, 6, num_key_value_heads=4)

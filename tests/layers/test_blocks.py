@@ -1,11 +1,12 @@
 import battery
+import keras
 import numpy as np
 import numpy_reference as reference
 import pytest
 import torch
 import torch_weights
 
-from keras_llm.layers import DecoderBlock, EncoderBlock
+from keras_llm.layers import CausalBlock, DecoderBlock, EncoderBlock
 
 
 @pytest.fixture
@@ -186,3 +187,80 @@ def test_decoder_errors(rng):
     arguments["encoder_padding_mask"] = np.ones((2, 7), "float32")
     with pytest.raises(TypeError, match="must be boolean"):
         layer(**arguments)
+
+
+# === CausalBlock and what models changed since ===
+
+MODERN = {
+    "norm_first": True,
+    "normalization": "rms",
+    "use_bias": False,
+    "gated": True,
+    "activation": "silu",
+    "attention": {"num_key_value_heads": 1, "rotary": {"max_wavelength": 100.0}},
+}
+
+
+@pytest.mark.parametrize("options", [{"norm_first": True}, MODERN], ids=["gpt2", "llama"])
+def test_causal_battery(rng, tmp_path, options):
+    battery.check_layer(
+        lambda **kw: CausalBlock(6, 3, 12, name="block", **options, **kw),
+        {"x": normal(rng, 2, 5, 6), "attention_mask": rng.random((2, 5, 5)) < 0.8},
+        tmp_path,
+    )
+
+
+def test_causal_is_an_encoder_block_with_a_mask(rng):
+    causal, encoder = CausalBlock(6, 3, 12), EncoderBlock(6, 3, 12)
+    x, padding = normal(rng, 2, 5, 6), np.arange(5) < [[5], [3]]
+    encoder(x), causal(x)
+    encoder.set_weights(causal.get_weights())
+    mask = np.broadcast_to(np.tril(np.ones((5, 5), bool)), (2, 5, 5))
+    battery.assert_close(
+        battery.numpy(causal(x, padding_mask=padding, return_scores=True)),
+        battery.numpy(encoder(x, padding_mask=padding, attention_mask=mask, return_scores=True)),
+        1e-6,
+    )
+
+
+def test_causal_cached_equals_uncached(rng):
+    block = CausalBlock(6, 3, 12, **MODERN)
+    x = normal(rng, 2, 5, 6)
+    whole = battery.numpy(block(x))
+    cache = np.zeros((2, 2, 1, 5, 2), "float32")
+    step = battery.compiled(lambda x, cache, index: block(x, cache=cache, cache_index=index))
+    for position in range(5):
+        index = keras.ops.convert_to_tensor(position)
+        output, cache = step(x[:, position : position + 1], cache, index)
+        battery.assert_close(battery.numpy(output)[:, 0], whole[:, position], 1e-5)
+
+
+def test_rms_block_without_biases_equals_the_formula(rng):
+    options = {"norm_first": True, "normalization": "rms", "use_bias": False, "activation": "relu"}
+    block = EncoderBlock(6, 3, 12, layer_norm_epsilon=1e-6, **options)
+    x, bias = normal(rng, 4, 6), normal(rng, 3, 4, 4)
+    block(x[None])
+    block.set_weights([normal(rng, *w.shape) for w in block.get_weights()])
+    weights = {w.path.split("/", 1)[1]: np.float64(w.numpy()) for w in block.weights}
+    assert len(weights) == 8
+
+    def norm(name, x):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weights[f"{name}/scale"]
+
+    h = norm("attention_norm", x)
+    q, k, v = (
+        (h @ weights[f"self_attention/{name}_dense/kernel"]).reshape(4, 3, 2).swapaxes(0, 1)
+        for name in ("query", "key", "value")
+    )
+    scores = np.exp(q @ k.swapaxes(1, 2) / np.sqrt(2) + bias)
+    scores /= scores.sum(-1, keepdims=True)
+    gathered = (scores @ v).swapaxes(0, 1).reshape(4, 6)
+    expected = x + gathered @ weights["self_attention/output_dense/kernel"]
+    h = norm("feed_forward_norm", expected) @ weights["feed_forward/intermediate_dense/kernel"]
+    expected = expected + np.maximum(h, 0) @ weights["feed_forward/output_dense/kernel"]
+    battery.assert_close(battery.numpy(block(x[None], position_bias=bias[None]))[0], expected, 1e-4)
+
+
+def test_another_normalization():
+    with pytest.raises(ValueError, match='"layer" or "rms", not \'batch\''):
+        EncoderBlock(6, 3, 12, normalization="batch")

@@ -13,9 +13,12 @@ def x():
 
 
 def test_battery(x, tmp_path):
-    battery.check_layer(
-        lambda **kw: FeedForward(12, 8, name="feed_forward", **kw), {"x": x}, tmp_path
-    )
+    for options in ({}, {"gated": True, "use_bias": False, "activation": "silu"}):
+        battery.check_layer(
+            lambda options=options, **kw: FeedForward(12, 8, name="feed_forward", **options, **kw),
+            {"x": x},
+            tmp_path,
+        )
 
 
 def test_equals_the_formula(x):
@@ -23,6 +26,17 @@ def test_equals_the_formula(x):
     output = battery.numpy(layer(x))
     w1, b1, w2, b2 = layer.get_weights()
     battery.assert_close(output, reference.gelu(x @ w1 + b1) @ w2 + b2, 1e-5)
+
+
+def test_swiglu_equals_the_formula(x):
+    layer = FeedForward(12, activation="silu", gated=True, use_bias=False)
+    output = battery.numpy(layer(x))
+    weights = {w.path.split("/")[-2]: w.numpy() for w in layer.weights}
+    assert len(weights) == len(layer.weights) == 3
+    gate = x @ weights["intermediate_dense"]
+    swish = gate / (1 + np.exp(-gate))
+    expected = (swish * (x @ weights["gated_dense"])) @ weights["output_dense"]
+    battery.assert_close(output, expected, 1e-5)
 
 
 @pytest.mark.parametrize(
