@@ -1,15 +1,20 @@
 """Ids to training examples: what a model is asked to learn from text."""
 
 from keras_llm.objectives.bert_examples import bert_examples
+from keras_llm.objectives.causal_lm import causal_lm_examples
 from keras_llm.objectives.masked_lm import MaskedLM
 from keras_llm.objectives.next_sentence import SentencePair, sentence_pairs
 from keras_llm.objectives.shards import read_pairs, write_pairs
+from keras_llm.objectives.span_corruption import SpanCorruption, span_corruption_examples
 
 __all__ = [
     "MaskedLM",
     "SentencePair",
+    "SpanCorruption",
     "bert_examples",
+    "causal_lm_examples",
     "read_pairs",
     "sentence_pairs",
+    "span_corruption_examples",
     "write_pairs",
 ]

@@ -6,7 +6,6 @@ batches were taken, on one machine or many. `Dataset.shuffle` cannot give that: 
 the global seed.
 """
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import tensorflow as tf
 from keras_llm import corpora
 from keras_llm.objectives.masked_lm import MaskedLM
 from keras_llm.objectives.next_sentence import check_source, sentence_pairs
+from keras_llm.objectives.randomness import fold, shuffle
 from keras_llm.objectives.shards import (
     parse_pairs,
     read_manifest,
@@ -22,6 +22,7 @@ from keras_llm.objectives.shards import (
     serialized_pairs,
     vocabulary_hash,
 )
+from keras_llm.objectives.streams import in_batches
 
 # Pairs shuffled among themselves, about 40 MB: wide enough to mix a corpus that stands in order of
 # time, as the speeches do.
@@ -96,31 +97,19 @@ def bert_examples(
 
     def one_epoch(epoch):
         if isinstance(source, (str, Path)):
-            pairs = serialized_pairs(source, _key(seed, epoch) if training else None)
+            pairs = serialized_pairs(source, fold(seed, epoch) if training else None)
         else:
             version = epoch if dynamic else tf.zeros_like(epoch)
             pairs = _pairs_on_the_fly(source, tokenizer, sequence_length, seed, version)
         if training:
-            pairs = _shuffle(pairs, seed, epoch)
+            pairs = shuffle(pairs, SHUFFLE_WINDOW, seed, epoch)
         return tf.data.Dataset.zip(pairs, tf.data.Dataset.from_tensors(epoch).repeat())
 
-    if not training:
-        epochs = 1
-    elif epochs is None:
-        epochs = sys.maxsize
-    dataset = tf.data.Dataset.range(epochs).flat_map(one_epoch)
-    dataset = dataset.batch(batch_size, drop_remainder=training)
     to_examples = _ToExamples(tokenizer, sequence_length, mask)
-    dataset = dataset.map(to_examples, tf.data.AUTOTUNE, deterministic=True)
-    if not training and isinstance(source, (str, Path)):
-        # Keras must know the number of batches: where it meets the end unprepared, it counts one
-        # too many in the loss of each head.
-        batches = -(-read_manifest(source)["examples"] // batch_size)
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches))
-    options = tf.data.Options()
-    # Hosts share out the examples of a batch, not files: the same batches on any number of hosts.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+    num_examples = None
+    if isinstance(source, (str, Path)):
+        num_examples = read_manifest(source)["examples"]
+    return in_batches(one_epoch, batch_size, epochs, training, to_examples, num_examples)
 
 
 class _ToExamples:
@@ -172,22 +161,6 @@ def _pairs_on_the_fly(corpus, tokenizer, sequence_length, seed, epoch) -> tf.dat
     return tf.data.Dataset.from_generator(
         generate, args=(epoch,), output_signature=tf.TensorSpec((), tf.string)
     )
-
-
-def _shuffle(dataset: tf.data.Dataset, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
-    """Shuffles within windows, by (seed, epoch, window) and nothing else."""
-
-    def shuffle_window(window, records):
-        return tf.random.experimental.stateless_shuffle(records, _key(seed, epoch, window))
-
-    return dataset.batch(SHUFFLE_WINDOW).enumerate().map(shuffle_window).unbatch()
-
-
-def _key(seed: int, *numbers: tf.Tensor) -> tf.Tensor:
-    key = tf.constant([seed, 0], tf.int64)
-    for number in numbers:
-        key = tf.random.fold_in(key, number)
-    return key
 
 
 def _check_shards(folder, tokenizer, sequence_length: int, least: int) -> None:

@@ -7,6 +7,8 @@ static. Plain TensorFlow ops on a whole batch, made for `tf.data.Dataset.map`.
 
 import tensorflow as tf
 
+from keras_llm.objectives.randomness import uniform
+
 
 class MaskedLM:
     """Chooses tokens to predict, and hides 8 in 10 of them.
@@ -88,7 +90,7 @@ class MaskedLM:
         predictions = self.max_predictions or max(1, round(self.rate * length))
         epochs = epochs if self.dynamic else 0
         keys = [self.seed, epochs, examples]
-        chosen = self._choose(token_ids, _uniform(keys, 0, length), predictions)
+        chosen = self._choose(token_ids, uniform(keys, 0, length), predictions)
 
         # The positions of the chosen tokens, in order; unused slots come last. (batch, predictions)
         columns = tf.where(chosen, tf.range(length), length)
@@ -99,8 +101,8 @@ class MaskedLM:
 
         # 80 % [MASK], 10 % a random token, 10 % the token itself. (batch, length)
         ordinary = tf.constant(self.ordinary_ids, tf.int32)
-        draw = tf.cast(_uniform(keys, 1, length) * len(self.ordinary_ids), tf.int32)
-        fate = _uniform(keys, 2, length)
+        draw = tf.cast(uniform(keys, 1, length) * len(self.ordinary_ids), tf.int32)
+        fate = uniform(keys, 2, length)
         substitute = tf.where(fate < 0.8, self.mask_token_id, tf.gather(ordinary, draw))
         hidden = tf.where(chosen & (fate < 0.9), substitute, token_ids)
         return {
@@ -139,28 +141,3 @@ class MaskedLM:
         taken = tf.transpose(left < before)
         taken = tf.gather(taken, tf.argsort(order), batch_dims=1)
         return tf.gather(taken, words, batch_dims=1) & maskable
-
-
-def _uniform(keys: list, stream: int, count: int) -> tf.Tensor:
-    """Hashes keys to random numbers in [0, 1) with SplitMix64 (Steele et al. 2014).
-
-    Args:
-        keys: list of ints, some of them of shape `(batch,)`.
-        stream: int, another one for other numbers.
-        count: int.
-
-    Returns:
-        float32 `(batch, count)`.
-    """
-    state = tf.constant(stream, tf.uint64)
-    for key in keys:
-        state = _mix(state + tf.cast(key, tf.uint64))
-    steps = tf.range(1, count + 1, dtype=tf.int64)
-    state = state[:, None] + tf.cast(steps, tf.uint64) * 0x9E3779B97F4A7C15
-    return tf.cast(tf.bitwise.right_shift(_mix(state), 40), tf.float32) * 2**-24
-
-
-def _mix(state: tf.Tensor) -> tf.Tensor:
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        state = tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, shift)) * factor
-    return state

@@ -1,9 +1,9 @@
 """Next-sentence pairs, after the recipe of BERT (Devlin et al. 2018, appendix A.2).
 
 Notable: the corpus is streamed in blocks of documents, and a random second segment comes from
-    another
-document of the block. So memory does not grow with the corpus, and what a block gives depends on
-nothing but (seed, epoch, number of the block): any number of processes makes the same pairs.
+another document of the block. So memory does not grow with the corpus, and what a block gives
+depends on nothing but (seed, epoch, number of the block): any number of processes makes the same
+pairs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,10 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_llm import corpora
+from keras_llm.objectives.streams import check_rereadable, document_blocks, language
 
-# A block ends at whichever comes first: enough documents to choose a random segment from.
-BLOCK_DOCUMENTS = 64
-BLOCK_CHARACTERS = 500_000
 SHORT_PROBABILITY = 0.1
 RANDOM_PROBABILITY = 0.5
 NUM_SPECIALS = 3  # [CLS] first [SEP] second [SEP]
@@ -136,10 +134,10 @@ def pair_blocks(
 
     def make_block(number, documents):
         rng = np.random.default_rng([seed, epoch, number])
-        tokenized = _tokenize(documents, tokenizer, _language(corpus), max_tokens)
+        tokenized = _tokenize(documents, tokenizer, language(corpus), max_tokens)
         return PairBlock(number, len(documents), _block_pairs(tokenized, lenders, max_tokens, rng))
 
-    numbered = enumerate(_blocks(corpus))
+    numbered = enumerate(document_blocks(corpus))
     return (make_block(number, documents) for number, documents in numbered if wanted(number))
 
 
@@ -166,15 +164,11 @@ def check_source(
             f"sequence_length={sequence_length} leaves no room for two segments beside [CLS] and "
             f"two [SEP]. It must be at least {NUM_SPECIALS + 2}; 128 is usual."
         )
-    if iter(corpus) is corpus:
-        raise TypeError(
-            "This corpus is an iterator, which can be read only once; examples need it several "
-            "times. Pass a `keras_llm.corpora.Corpus` or a list of documents."
-        )
+    check_rereadable(corpus)
     found = {}
     for document in corpus:
         if document.id not in found:
-            (tokenized,) = _tokenize([document], tokenizer, _language(corpus), sequence_length)
+            (tokenized,) = _tokenize([document], tokenizer, language(corpus), sequence_length)
             if tokenized.sentences:
                 found[document.id] = tokenized
         if len(found) == 2:
@@ -186,22 +180,6 @@ def check_source(
         f"{name} has one document only. Next-sentence pairs need at least two, to take a random "
         "sentence from another one. Separate documents by blank lines, or give each its own file."
     )
-
-
-def _language(corpus: Iterable[corpora.Document]) -> str:
-    return getattr(corpus, "language", None) or "en"
-
-
-def _blocks(corpus: Iterable[corpora.Document]) -> Iterator[list[corpora.Document]]:
-    block, characters = [], 0
-    for document in corpus:
-        block.append(document)
-        characters += len(document.text)
-        if len(block) == BLOCK_DOCUMENTS or characters >= BLOCK_CHARACTERS:
-            yield block
-            block, characters = [], 0
-    if block:
-        yield block
 
 
 def _tokenize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from keras_llm.objectives import MaskedLM
-from keras_llm.objectives.masked_lm import _uniform
+from keras_llm.objectives.randomness import uniform
 from keras_llm.tokenizers import WordPieceTokenizer
 
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -116,10 +116,10 @@ def test_every_position_is_as_likely(vocabulary):
 
 
 def test_random_numbers_are_random():
-    numbers = _uniform([1, 2, tf.range(20_000)], 0, 32).numpy()
+    numbers = uniform([1, 2, tf.range(20_000)], 0, 32).numpy()
     assert stats.kstest(numbers.ravel(), "uniform").pvalue > 1e-4
     other = [
-        _uniform(keys, stream, 32).numpy()
+        uniform(keys, stream, 32).numpy()
         for keys, stream in (
             ([2, 2, tf.range(20_000)], 0),
             ([1, 3, tf.range(20_000)], 0),

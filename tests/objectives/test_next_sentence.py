@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from keras_llm.corpora import Corpus, Document, sentences
-from keras_llm.objectives import next_sentence, sentence_pairs
+from keras_llm.objectives import next_sentence, sentence_pairs, streams
 
 
 class Numbers:
@@ -139,7 +139,7 @@ def test_seeds_and_epochs_differ(speeches, tokenizer):
 
 
 def test_blocks_do_not_depend_on_each_other(speeches, tokenizer, monkeypatch):
-    monkeypatch.setattr(next_sentence, "BLOCK_CHARACTERS", 100_000)
+    monkeypatch.setattr(streams, "BLOCK_CHARACTERS", 100_000)
     blocks = [
         (block.number, list(block.pairs))
         for block in next_sentence.pair_blocks(speeches, tokenizer, 64)
@@ -151,7 +151,7 @@ def test_blocks_do_not_depend_on_each_other(speeches, tokenizer, monkeypatch):
 
 def test_over_long_document_in_parts(by_sentences, monkeypatch):
     """Blocks of parts of one document take their random sentences from another document."""
-    monkeypatch.setattr(next_sentence, "BLOCK_CHARACTERS", 1000)
+    monkeypatch.setattr(streams, "BLOCK_CHARACTERS", 1000)
     parts = [Document(d.text, id="giant") for d in _numbered_corpus([[5] * 40] * 6)]
     stranger = Document("990000 990001. 990002.", id="stranger")
     for corpus in ([*parts, stranger], [stranger, *parts]):
@@ -195,7 +195,7 @@ class _Repeated:
 
 
 def test_memory_does_not_grow(speeches, tokenizer, monkeypatch):
-    monkeypatch.setattr(next_sentence, "BLOCK_CHARACTERS", 100_000)
+    monkeypatch.setattr(streams, "BLOCK_CHARACTERS", 100_000)
     peaks = []
     for times in (1, 5):
         tracemalloc.start()

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_llm.corpora import Document
-from keras_llm.objectives import next_sentence, read_pairs, sentence_pairs, shards, write_pairs
+from keras_llm.objectives import read_pairs, sentence_pairs, shards, streams, write_pairs
 from keras_llm.tokenizers import WordPieceTokenizer
 
 
@@ -15,7 +15,7 @@ from keras_llm.tokenizers import WordPieceTokenizer
 def written(speeches, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("written") / "shards"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(next_sentence, "BLOCK_DOCUMENTS", 1)
+        patch.setattr(streams, "BLOCK_DOCUMENTS", 1)
         manifest = write_pairs(speeches, tokenizer, folder, 64, shards=3)
     return folder, manifest
 
