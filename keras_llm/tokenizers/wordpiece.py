@@ -20,19 +20,15 @@ The ids equal those of `tokenizers.BertWordPieceTokenizer`, except for
 - special tokens spelled out in the text: "[MASK]" in a text is three plain tokens here.
 """
 
-import json
-import os
 import re
 import sys
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 
 import keras
-import keras_hub
 import tensorflow as tf
 import tensorflow_text
 from tokenizers import Tokenizer
@@ -40,6 +36,17 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
+
+from keras_llm.tokenizers.subword import (
+    CONFIG_FILE,
+    NO_TEXT,
+    SubwordTokenizer,
+    read_json,
+    training_texts,
+    utf8,
+    warn_if_small,
+    write,
+)
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
@@ -49,7 +56,6 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 VOCABULARY_FILE = "vocab.txt"
-CONFIG_FILE = "tokenizer_config.json"
 MAX_BYTES_PER_WORD = 400
 
 # Control, format and private-use characters, NUL and U+FFFD (which also stands for undecodable
@@ -67,7 +73,7 @@ _UNSPACED = _IDEOGRAPHS + "\u2e80-\u303f\u3040-\u30ff\uff00-\uffef“”‘’�
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
+class WordPieceTokenizer(SubwordTokenizer):
     """Text to ids of subword pieces, and back (Wu et al. 2016, section 4.1; Devlin et al. 2018).
 
     A Keras layer: call it on a string, a list or a tensor of strings, eagerly, inside
@@ -104,15 +110,9 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
         lowercase: bool = True,
         **kwargs,
     ):
-        super().__init__(dtype="int32", **kwargs)
+        super().__init__(SPECIAL_TOKENS, **kwargs)
         self.lowercase = lowercase
         self.file_assets = [VOCABULARY_FILE]
-        for name, token in SPECIAL_TOKENS.items():
-            self._add_special_token(token, name)
-        # By these names KerasHub's preprocessors ask for them.
-        self._add_special_token(self.cls_token, "start_token")
-        self._add_special_token(self.sep_token, "end_token")
-        self.vocabulary = None
         # None: Keras is loading a file, and gives the vocabulary as an asset.
         if vocabulary is not None:
             self._set_vocabulary(vocabulary)
@@ -150,19 +150,12 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
             >>> [tokenizer.id_to_token(i) for i in tokenizer.encode("Newest")]
             ['newest']
         """
-        if isinstance(corpus, str):
-            raise TypeError(
-                "`corpus` is a single string, whose characters would each be taken for a text. "
-                "Pass a list of texts: `train([text])`."
-            )
-        texts = corpus.texts() if hasattr(corpus, "texts") else corpus
+        texts = training_texts(corpus)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "normal.txt"
             characters = _write_normal(texts, lowercase, file)
             if not characters:
-                raise ValueError(
-                    "The corpus holds no text to learn a vocabulary from. Check its path or split."
-                )
+                raise ValueError(NO_TEXT)
             specials = list(SPECIAL_TOKENS.values())
             # The trainer meets the characters in an order that differs from run to run, and breaks
             # ties by it. So a first training, without merges, only lists them; the second gets them
@@ -172,80 +165,13 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
             vocabulary = _fit(specials + alphabet, vocabulary_size, characters)
             if len(vocabulary) < vocabulary_size:
                 vocabulary = _train_pieces(file, vocabulary_size, vocabulary)
-        if len(vocabulary) < vocabulary_size:
-            warnings.warn(
-                f"The text has only {len(vocabulary)} different pieces, fewer than the "
-                f"{vocabulary_size} asked for. "
-                "The vocabulary is that small; give more text for a larger one.",
-                stacklevel=2,
-            )
+        warn_if_small(len(vocabulary), vocabulary_size)
         return cls(vocabulary, lowercase=lowercase)
 
     # === Text to ids ===
 
-    def tokenize(self, inputs) -> tf.RaggedTensor:
-        """Turns strings into ids, eagerly or in a graph.
-
-        Args:
-            inputs: string, or (nested) list or tensor of strings, UTF-8, of shape `(...)`.
-
-        Returns:
-            int32 ids of shape `(..., None)`, ragged; a plain tensor `(None,)` for a single string.
-
-        Raises:
-            TypeError: the inputs are not strings.
-
-        Example:
-            >>> WordPieceTokenizer([*SPECIAL_TOKENS.values(), "cat"]).tokenize("A cat")
-            <tf.Tensor: shape=(2,), dtype=int32, numpy=array([1, 5], dtype=int32)>
-        """
-        self._check_vocabulary()
-        text = inputs if tf.is_tensor(inputs) else _string_tensor(inputs)
-        if text.dtype != tf.string:
-            raise TypeError(f"A tokenizer takes strings; these inputs are {text.dtype.name}.")
+    def _tokenize(self, text: tf.Tensor) -> tf.RaggedTensor:
         return self._pieces.tokenize(normalize(text, self.lowercase))
-
-    def call(self, inputs):
-        """The same as `tokenize`."""
-        return self.tokenize(inputs)
-
-    def compute_output_spec(self, inputs) -> keras.KerasTensor:
-        """Says the output's shape and type; Keras asks before it has read the vocabulary."""
-        return keras.KerasTensor((*inputs.shape, None), dtype="int32", ragged=True)
-
-    def encode(self, text: str) -> list[int]:
-        """Turns one text into ids, without special tokens.
-
-        Args:
-            text: str.
-
-        Returns:
-            List of ids.
-
-        Example:
-            >>> WordPieceTokenizer([*SPECIAL_TOKENS.values(), "cat"]).encode("Cat?")
-            [5, 1]
-        """
-        return self.encode_batch([text])[0]
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Turns many texts into ids at once, which is much faster than one by one.
-
-        Args:
-            texts: list of str.
-
-        Returns:
-            A list of ids for each text.
-
-        Example:
-            >>> WordPieceTokenizer([*SPECIAL_TOKENS.values(), "cat"]).encode_batch(["cat", ""])
-            [[5], []]
-        """
-        if len(texts) == 0:
-            return []
-        rows = self.tokenize(tf.constant([_utf8(text) for text in texts]))
-        ids, bounds = rows.values.numpy().tolist(), rows.row_splits.numpy().tolist()
-        return [ids[start:end] for start, end in pairwise(bounds)]
 
     # === Ids to text ===
 
@@ -267,7 +193,7 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
             >>> tokenizer.decode(tokenizer.encode("don't, (ts)"))
             "don't, (ts)"
         """
-        hidden = {self.pad_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id}
+        hidden = self._hidden_ids()
         tokens = [self.id_to_token(int(i)) for i in ids if int(i) not in hidden]
         words = []
         for token in tokens:
@@ -297,39 +223,12 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
 
     # === Vocabulary ===
 
-    def get_vocabulary(self) -> list[str]:
-        """Returns the tokens in the order of their ids."""
-        self._check_vocabulary()
-        return list(self.vocabulary)
-
-    def vocabulary_size(self) -> int:
-        """Returns the number of tokens."""
-        self._check_vocabulary()
-        return len(self.vocabulary)
-
-    def id_to_token(self, id: int) -> str:
-        """Returns the token of an id; `ValueError` when there is none."""
-        self._check_vocabulary()
-        if not 0 <= id < len(self.vocabulary):
-            raise ValueError(
-                f"There is no token with id {id}: ids go from 0 to {len(self.vocabulary) - 1}."
-            )
-        return self.vocabulary[id]
-
-    def token_to_id(self, token: str) -> int:
-        """Returns the id of a token; `ValueError` when it is not in the vocabulary."""
-        self._check_vocabulary()
-        if token not in self._ids:
-            raise ValueError(f"The token {token!r} is not in the vocabulary.")
-        return self._ids[token]
-
     def _set_vocabulary(self, vocabulary):
         if isinstance(vocabulary, (str, Path)):
             vocabulary = _read_vocabulary(Path(vocabulary))
         vocabulary = tuple(vocabulary)
         _check_tokens(vocabulary)
-        self.vocabulary = vocabulary
-        self._ids = {token: id for id, token in enumerate(vocabulary)}
+        self._set_tokens(vocabulary)
         with (
             tf.init_scope()
         ):  # the model of the pieces is a constant, never part of a caller's graph
@@ -339,43 +238,8 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
                 token_out_type=tf.int32,
                 unknown_token=self.unk_token,
             )
-        self._update_special_token_ids()
-
-    def _check_vocabulary(self):
-        if self.vocabulary is None:
-            raise ValueError(
-                "This tokenizer has no vocabulary yet. Give it one, "
-                "`WordPieceTokenizer(vocabulary)`, or learn one from text with "
-                "`WordPieceTokenizer.train(corpus)`."
-            )
 
     # === Files ===
-
-    def save(self, directory: str | Path) -> None:
-        """Writes `vocab.txt` and `tokenizer_config.json`, both as BERT's in `transformers`.
-
-        Args:
-            directory: str or Path, made when missing.
-
-        Raises:
-            NotADirectoryError: a file is in the way.
-
-        Example:
-            >>> import tempfile
-            >>> directory = tempfile.mkdtemp()
-            >>> WordPieceTokenizer([*SPECIAL_TOKENS.values(), "cat"]).save(directory)
-            >>> WordPieceTokenizer.load(directory).encode("CAT")
-            [5]
-        """
-        directory = Path(directory)
-        if directory.exists() and not directory.is_dir():
-            raise NotADirectoryError(
-                f"{directory} is a file. A tokenizer is saved as a folder: choose another name."
-            )
-        directory.mkdir(parents=True, exist_ok=True)
-        self.save_assets(directory)
-        config = {"tokenizer_class": "BertTokenizer", "do_lower_case": self.lowercase}
-        _write(directory / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def load(cls, directory: str | Path, lowercase: bool | None = None) -> "WordPieceTokenizer":
@@ -402,9 +266,8 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
         """
         directory = Path(directory)
         vocabulary = _read_vocabulary(directory / VOCABULARY_FILE)
-        config = directory / CONFIG_FILE
-        if lowercase is None and config.is_file():
-            lowercase = json.loads(config.read_text(encoding="utf-8")).get("do_lower_case")
+        if lowercase is None:
+            lowercase = read_json(directory / CONFIG_FILE).get("do_lower_case")
         if lowercase is None:
             lowercase = all(t == t.lower() for t in vocabulary if not re.fullmatch(r"\[.+\]", t))
         return cls(vocabulary, lowercase=lowercase)
@@ -412,7 +275,7 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
     def save_assets(self, dir_path: str | Path) -> None:
         """Writes `vocab.txt` into a `.keras` file or a preset; Keras calls it."""
         lines = "".join(f"{token}\n" for token in self.get_vocabulary())
-        _write(Path(dir_path) / VOCABULARY_FILE, lines)
+        write(Path(dir_path) / VOCABULARY_FILE, lines.encode())
 
     def load_assets(self, dir_path: str | Path) -> None:
         """Reads `vocab.txt` back; Keras calls it."""
@@ -420,9 +283,10 @@ class WordPieceTokenizer(keras_hub.tokenizers.Tokenizer):
 
     def get_config(self) -> dict:
         """Returns the arguments but the vocabulary, which is saved as an asset."""
-        config = super().get_config()
-        del config["dtype"]  # always int32
-        return {**config, "lowercase": self.lowercase}
+        return {**super().get_config(), "lowercase": self.lowercase}
+
+    def _hugging_face_config(self) -> dict:
+        return {"tokenizer_class": "BertTokenizer", "do_lower_case": self.lowercase}
 
     def __reduce__(self):
         return type(self), (self.vocabulary, self.lowercase)
@@ -432,7 +296,7 @@ def normalize(text: tf.Tensor, lowercase: bool) -> tf.Tensor:
     r"""Cleans text as BERT does before it splits it (google-research/bert, `tokenization.py`).
 
     Args:
-        text: string tensor of any shape, ragged or not.
+        text: string tensor of any shape.
         lowercase: bool. Lowercase and strip accents too.
 
     Returns:
@@ -442,8 +306,6 @@ def normalize(text: tf.Tensor, lowercase: bool) -> tf.Tensor:
         >>> normalize(tf.constant("Ce\u0301line\0 ΟΔΟΣ，"), lowercase=True).numpy().decode()
         'celine οδοσ，'
     """
-    if isinstance(text, tf.RaggedTensor):
-        return text.with_flat_values(normalize(text.flat_values, lowercase))
     text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")  # undecodable bytes: U+FFFD
     if not lowercase:
         return tf.strings.regex_replace(text, f"[{_CONTROL}]+", "")
@@ -463,7 +325,7 @@ def _write_normal(texts: Iterable[str], lowercase: bool, file: Path) -> Counter:
     characters = Counter()
     with open(file, "w", encoding="utf-8", newline="\n") as lines:
         while block := list(islice(texts, 64)):
-            for text in normalize(tf.constant([_utf8(text) for text in block]), lowercase).numpy():
+            for text in normalize(tf.constant([utf8(text) for text in block]), lowercase).numpy():
                 text = text.decode()
                 characters.update("".join(text.split()))
                 lines.write(text + "\n")
@@ -521,12 +383,6 @@ def _check_tokens(vocabulary: tuple[str, ...]) -> None:
     lines = {}
     for line, token in enumerate(vocabulary, start=1):
         lines.setdefault(token, []).append(str(line))
-    missing = [token for token in SPECIAL_TOKENS.values() if token not in lines]
-    if missing:
-        raise ValueError(
-            f"The vocabulary lacks the special tokens {', '.join(missing)}. Add each as a token of "
-            "its own."
-        )
     twice = {token: where for token, where in lines.items() if len(where) > 1}
     if twice:
         listed = "; ".join(
@@ -541,19 +397,6 @@ def _check_tokens(vocabulary: tuple[str, ...]) -> None:
         raise ValueError(f"The vocabulary has an empty token on line {lines[''][0]}. Remove it.")
 
 
-def _utf8(text: str) -> bytes:
-    """Encodes a text; lone surrogates become undecodable bytes, which `normalize` drops."""
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _string_tensor(inputs) -> tf.Tensor | tf.RaggedTensor:
-    if isinstance(inputs, (list, tuple)) and any(
-        isinstance(item, (list, tuple)) for item in inputs
-    ):
-        return tf.ragged.constant(inputs)
-    return tf.convert_to_tensor(inputs, tf.string if len(inputs) == 0 else None)
-
-
 def _spaced(words: list[str]) -> str:
     """Joins words with the spaces of print."""
     text = " ".join(words)
@@ -562,13 +405,3 @@ def _spaced(words: list[str]) -> str:
     text = re.sub(r"(?<=\w) (['’/–-]) (?=\w)", r"\1", text)  # don't, and/or, twenty-first
     text = re.sub(r"(?<=\d)([.,]) (?=\d)", r"\1", text)  # 3.5, 10,000
     return re.sub(r'" (.*?) "', r'"\1"', text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
