@@ -47,6 +47,7 @@ from tokenizers.trainers import BpeTrainer
 
 from keras_llm.tokenizers.subword import (
     CONFIG_FILE,
+    TOKENIZER_FILE,
     SubwordTokenizer,
     read_added_tokens,
     read_json,
@@ -59,7 +60,6 @@ from keras_llm.tokenizers.subword import (
 
 VOCABULARY_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
-TOKENIZER_FILE = "tokenizer.json"
 
 # White space of Unicode, which RE2's \s is not, and the letters and numbers of Unicode 16 that RE2,
 # at Unicode 15, does not know yet.

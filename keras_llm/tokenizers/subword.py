@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer.json"
 NO_TEXT = "The corpus holds no text to learn a vocabulary from. Check its path or split."
 
 # A name that a model asks for, and the one that stands for it where a tokenizer has no such token.

@@ -1,0 +1,415 @@
+"""Unigram: the subword tokenizer of T5 and XLNet, in SentencePiece's files.
+
+Each piece has a probability, a text is cut into the pieces whose product of probabilities is the
+highest, and the vocabulary is what is left of a large one when the pieces that the likelihood of
+the text misses least have been dropped, again and again (Kudo 2018, section 3.2,
+https://arxiv.org/abs/1804.10959).
+
+Notable:
+
+- text is not cut into words first. A space is a character like others, written "▁", so that a text
+  comes back from its pieces without rules of a language (Kudo and Richardson 2018,
+  https://arxiv.org/abs/1808.06226);
+- a model says how it normalizes. `nmt_nfkc`, the usual one and T5's, folds compatible characters:
+  "，" is read and written as ",". Runs of spaces are read as one;
+- SentencePiece learns, and its op in TensorFlow Text tokenizes, eagerly and in graphs alike. The
+  ids are those of the library's own Python interface;
+- T5 marks the spans that it corrupts with sentinels, `<extra_id_0>`, `<extra_id_1>`, ..., which are
+  no part of the SentencePiece model. They stand behind it, the first with the highest id;
+- special tokens and sentinels spelled out in a text are plain text;
+- bytes that are not UTF-8 are read as U+FFFD, as everywhere in TensorFlow's string ops;
+- SentencePiece models that merge pairs, such as Llama 2's, are read too: their file says so.
+
+Files: `spiece.model`, for Llama `tokenizer.model`, is a protocol buffer (google/sentencepiece,
+`sentencepiece_model.proto`): pieces with their scores and types in the order of their ids, and the
+settings of trainer and normalizer.
+"""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import keras
+import numpy as np
+import sentencepiece
+import tensorflow as tf
+import tensorflow_text
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
+
+from keras_llm.tokenizers.subword import (
+    CONFIG_FILE,
+    NO_TEXT,
+    TOKENIZER_FILE,
+    SubwordTokenizer,
+    read_json,
+    read_special_tokens,
+    training_texts,
+    warn_if_small,
+    write,
+)
+
+MODEL_FILE = "spiece.model"
+MODEL_FILES = (MODEL_FILE, "tokenizer.model", "sentencepiece.bpe.model")
+PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
+MODEL = sentencepiece_model_pb2.TrainerSpec
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class UnigramTokenizer(SubwordTokenizer):
+    """Text to ids of the likeliest pieces, and back (Kudo 2018; Kudo and Richardson 2018).
+
+    A Keras layer: call it on a string, a list or a tensor of strings, eagerly, inside
+    `tf.data.Dataset.map` or in a graph that is exported. `detokenize` works in graphs too. An
+    unknown piece is written "⁇".
+
+    Args:
+        proto: bytes, a SentencePiece model, or the path of a `spiece.model`.
+        special_tokens: dict from names to tokens: "start_token", "end_token", "pad_token",
+            "unk_token", "mask_token", "cls_token" or "sep_token". By default those that the model
+            itself names. `UnigramTokenizer.T5`, `.XLNET` and `.LLAMA` are those of these families.
+        num_sentinels: int, how many sentinels `<extra_id_...>` stand behind the pieces; T5 has 100.
+        **kwargs: `name` and other arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: the bytes are no SentencePiece model, or a special token is missing.
+        FileNotFoundError: there is no such file.
+
+    Example:
+        >>> texts = ["the cat sat on the mat", "the dog sat on the log"] * 3
+        >>> tokenizer = UnigramTokenizer.train(texts, 24, num_sentinels=2)
+        >>> ids = tokenizer.encode("the cat")
+        >>> tokenizer.decode([*ids, tokenizer.end_token_id])
+        'the cat'
+        >>> tokenizer.sentinel_ids
+        (23, 22)
+    """
+
+    T5 = MappingProxyType({"pad_token": "<pad>", "end_token": "</s>", "unk_token": "<unk>"})
+    XLNET = MappingProxyType(
+        {
+            "unk_token": "<unk>",
+            "start_token": "<s>",
+            "end_token": "</s>",
+            "cls_token": "<cls>",
+            "sep_token": "<sep>",
+            "pad_token": "<pad>",
+            "mask_token": "<mask>",
+        }
+    )
+    LLAMA = MappingProxyType({"unk_token": "<unk>", "start_token": "<s>", "end_token": "</s>"})
+
+    def __init__(
+        self,
+        proto: bytes | str | Path | None = None,
+        special_tokens: Mapping[str, str] | None = None,
+        num_sentinels: int = 0,
+        **kwargs,
+    ):
+        # None: Keras is loading a file, and gives the model as an asset.
+        model = None if proto is None else _parse(proto)
+        if special_tokens is None:
+            special_tokens = {} if model is None else _named(model)
+        super().__init__(special_tokens, **kwargs)
+        self.num_sentinels = num_sentinels
+        self.file_assets = [MODEL_FILE]
+        self.proto = None
+        if model is not None:
+            self._set_model(model)
+
+    # === Training ===
+
+    @classmethod
+    def train(
+        cls,
+        corpus: Iterable[str],
+        vocabulary_size: int = 8000,
+        special_tokens: Mapping[str, str] = T5,
+        num_sentinels: int = 0,
+        character_coverage: float = 0.9995,
+        normalization: str = "nmt_nfkc",
+    ) -> "UnigramTokenizer":
+        """Learns pieces and their probabilities.
+
+        Args:
+            corpus: a `keras_llm.corpora.Corpus`, or any iterable of strings; it is read once, line
+                by line, and the trainer holds the different words in memory.
+            vocabulary_size: int, how many tokens, the special ones and the sentinels included.
+            special_tokens: as in the class; they get the first ids, in the order of the dict. One
+                is the "unk_token".
+            num_sentinels: as in the class.
+            character_coverage: float, the share of the text's characters that shall have pieces;
+                the rarest of the rest are unknown. Chinese has many that appear once.
+            normalization: str, "nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf" (lowercase) or
+                "identity", which keeps full-width and other compatible characters as they are.
+
+        Returns:
+            A tokenizer with `vocabulary_size` tokens. Where the text has too few different pieces,
+            a warning says how many it gave.
+
+        Raises:
+            ValueError: the corpus holds no text, or the vocabulary is too small for its characters.
+            TypeError: the corpus is a single string.
+
+        Example:
+            >>> tokenizer = UnigramTokenizer.train(["low lower lowest"] * 3, 14)
+            >>> [tokenizer.id_to_token(i) for i in tokenizer.encode("lower")]
+            ['▁low', 'er']
+        """
+        if "unk_token" not in special_tokens:
+            raise ValueError("`special_tokens` needs an `unk_token`: a unigram model has one.")
+        lines = (line for text in training_texts(corpus) for line in text.splitlines())
+        proto = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=lines,
+                model_writer=proto,
+                model_type="unigram",
+                vocab_size=vocabulary_size - num_sentinels,
+                hard_vocab_limit=False,
+                character_coverage=character_coverage,
+                normalization_rule_name=normalization,
+                max_sentence_length=2**30,  # bytes; longer ones would be left out
+                minloglevel=2,
+                **_special_arguments(special_tokens),
+            )
+        except RuntimeError as error:  # how the trainer says all that is wrong
+            raise ValueError(_explain(error, vocabulary_size)) from error
+        tokenizer = cls(proto.getvalue(), special_tokens, num_sentinels)
+        warn_if_small(tokenizer.vocabulary_size(), vocabulary_size)
+        return tokenizer
+
+    # === Text to ids ===
+
+    def _tokenize(self, text: tf.Tensor) -> tf.RaggedTensor:
+        text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")  # undecodable bytes: U+FFFD
+        return self._pieces.tokenize(text)
+
+    # === Ids to text ===
+
+    def _detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor | tf.RaggedTensor:
+        if ids.shape.rank == 1:
+            return self._detokenize(ids[tf.newaxis])[0]
+        if not isinstance(ids, tf.RaggedTensor):
+            ids = tf.RaggedTensor.from_tensor(ids, ragged_rank=ids.shape.rank - 1)
+        shown = ids.with_flat_values(tf.gather(self._shown, ids.flat_values))
+        return self._pieces.detokenize(tf.ragged.boolean_mask(ids, shown))
+
+    # === Vocabulary ===
+
+    @property
+    def sentinel_ids(self) -> tuple[int, ...]:
+        """The ids of `<extra_id_0>`, `<extra_id_1>`, ..., in this order: the highest is first."""
+        self._check_vocabulary()
+        last = len(self.vocabulary) - 1
+        return tuple(range(last, last - self.num_sentinels, -1))
+
+    def _set_model(self, model):
+        pieces = [piece.piece for piece in model.pieces]
+        sentinels = [f"<extra_id_{i}>" for i in reversed(range(self.num_sentinels))]
+        self._set_tokens((*pieces, *sentinels))
+        self.proto = model.SerializeToString()
+        for sentinel in sentinels:
+            model.pieces.add(piece=sentinel, score=0, type=PIECE.CONTROL)
+        hidden = self._hidden_ids()
+        for id in hidden:
+            model.pieces[id].type = PIECE.CONTROL  # no text gives it
+        shown = np.full(len(model.pieces), True)
+        shown[[*hidden, *self.sentinel_ids]] = False
+        with tf.init_scope():  # constants, never part of a caller's graph
+            self._pieces = tensorflow_text.SentencepieceTokenizer(model.SerializeToString())
+            self._shown = tf.constant(shown)
+
+    # === Files ===
+
+    @classmethod
+    def load(cls, directory: str | Path, **kwargs) -> "UnigramTokenizer":
+        """Reads a tokenizer from a folder: one that `save` wrote, or of a published checkpoint.
+
+        The folder holds `spiece.model` or `tokenizer.model`; or a `tokenizer.json` of the kind that
+        `transformers` makes of such a model. The special tokens are those that
+        `tokenizer_config.json` or `special_tokens_map.json` name, and otherwise the model itself.
+
+        Args:
+            directory: str or Path of the folder.
+            **kwargs: arguments of the class that shall not be as the files say.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            FileNotFoundError: the folder has none of these files.
+            ValueError: `tokenizer.json` is of another kind.
+
+        Example:
+            >>> import tempfile
+            >>> directory = tempfile.mkdtemp()
+            >>> UnigramTokenizer.train(["low lower"] * 3, 20, num_sentinels=9).save(directory)
+            >>> len(UnigramTokenizer.load(directory).sentinel_ids)
+            9
+        """
+        directory = Path(directory)
+        file = next((directory / f for f in MODEL_FILES if (directory / f).is_file()), None)
+        if file is not None:
+            model = _parse(file)
+        elif (directory / TOKENIZER_FILE).is_file():
+            model = _read_tokenizer_file(directory / TOKENIZER_FILE)
+        else:
+            raise FileNotFoundError(
+                f"There is no SentencePiece model in {directory}. Expected one of "
+                f"{', '.join(MODEL_FILES)}, {TOKENIZER_FILE}."
+            )
+        specials = {**_named(model), **read_special_tokens(directory)}
+        config = {"special_tokens": specials, "num_sentinels": _num_sentinels(directory, model)}
+        return cls(model.SerializeToString(), **{**config, **kwargs})
+
+    def save_assets(self, dir_path: str | Path) -> None:
+        """Writes `spiece.model` into a `.keras` file or a preset; Keras calls it."""
+        self._check_vocabulary()
+        write(Path(dir_path) / MODEL_FILE, self.proto)
+
+    def load_assets(self, dir_path: str | Path) -> None:
+        """Reads it back; Keras calls it."""
+        self._set_model(_parse(Path(dir_path) / MODEL_FILE))
+
+    def get_config(self) -> dict:
+        """Returns the arguments but the model, which is saved as an asset."""
+        return {
+            **super().get_config(),
+            "special_tokens": {name: getattr(self, name) for name in self._special_token_attrs},
+            "num_sentinels": self.num_sentinels,
+        }
+
+    def _hugging_face_config(self) -> dict:
+        if "mask_token" in self._special_token_attrs:
+            return {"tokenizer_class": "XLNetTokenizer", "keep_accents": True}
+        return {"tokenizer_class": "T5Tokenizer", "extra_ids": self.num_sentinels}
+
+    def __reduce__(self):
+        return type(self), (self.proto, self.get_config()["special_tokens"], self.num_sentinels)
+
+
+def _parse(proto):
+    """Reads a SentencePiece model, bytes or a file."""
+    if isinstance(proto, (str, Path)):
+        path = Path(proto)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"There is no SentencePiece model at {path}. It should be a file such as the "
+                "`spiece.model` that `UnigramTokenizer.save` writes."
+            )
+        proto = path.read_bytes()
+    try:
+        model = sentencepiece_model_pb2.ModelProto.FromString(proto)
+    except DecodeError as error:
+        raise ValueError("These bytes are no SentencePiece model.") from error
+    if model.trainer_spec.model_type not in (MODEL.UNIGRAM, MODEL.BPE):
+        raise ValueError(
+            "This SentencePiece model cuts text into words or characters. Expected one of type "
+            "unigram or BPE."
+        )
+    return model
+
+
+def _named(model) -> dict[str, str]:
+    """The special tokens that a model names: by its trainer's settings, or by custom."""
+    trainer = model.trainer_spec
+    ids = {
+        "start_token": trainer.bos_id,
+        "end_token": trainer.eos_id,
+        "pad_token": trainer.pad_id,
+        "unk_token": trainer.unk_id,
+    }
+    named = {name: model.pieces[id].piece for name, id in ids.items() if id >= 0}
+    special = {p.piece for p in model.pieces if p.type in (PIECE.CONTROL, PIECE.USER_DEFINED)}
+    for role in ("pad", "cls", "sep", "mask"):
+        for token in (f"<{role}>", f"[{role.upper()}]"):
+            if token in special:
+                named.setdefault(f"{role}_token", token)
+    return named
+
+
+def _special_arguments(special_tokens: Mapping[str, str]) -> dict:
+    """The trainer's arguments for special tokens, which get the first ids in their order."""
+    roles = {"start_token": "bos", "end_token": "eos", "pad_token": "pad", "unk_token": "unk"}
+    ids = {token: id for id, token in enumerate(dict.fromkeys(special_tokens.values()))}
+    arguments = dict.fromkeys((f"{role}_id" for role in roles.values()), -1)
+    others = dict(ids)
+    for name, role in roles.items():
+        token = special_tokens.get(name)
+        if others.pop(token, None) is not None:
+            arguments |= {f"{role}_id": ids[token], f"{role}_piece": token}
+    return {**arguments, "control_symbols": list(others)}
+
+
+def _explain(error: RuntimeError, vocabulary_size: int) -> str:
+    """Says what the trainer's error means."""
+    said = str(error)
+    if "required_chars" in said:
+        return (
+            f"A vocabulary of {vocabulary_size} tokens is too small for the characters of this "
+            "text and the special tokens. Ask for more tokens, or for a lower "
+            f"`character_coverage`. The trainer said: {said}"
+        )
+    if NO_TEXT in said or "all_chars_count" in said:
+        return NO_TEXT
+    return f"SentencePiece could not learn from this text. The trainer said: {said}"
+
+
+def _num_sentinels(directory: Path, model) -> int:
+    """How many sentinels a checkpoint of T5 puts behind its pieces."""
+    config = read_json(directory / CONFIG_FILE)
+    added = read_json(directory / TOKENIZER_FILE).get("added_tokens", [])
+    behind = [token for token in added if token["id"] >= len(model.pieces)]
+    if behind:
+        return len(behind)
+    if "extra_ids" in config:
+        return config["extra_ids"]
+    t5 = (config.get("tokenizer_class") or "").startswith("T5") or (
+        not config and read_json(directory / "config.json").get("model_type") == "t5"
+    )
+    return 100 if t5 else 0
+
+
+def _read_tokenizer_file(path: Path):
+    """Makes a SentencePiece model of the `tokenizer.json` that `transformers` made of one."""
+    content = read_json(path)
+    pieces = content["model"].get("vocab")
+    normalizer, spaces = _steps(content["normalizer"]), _steps(content["pre_tokenizer"])
+    kinds = {step["type"] for step in normalizer}, {step["type"] for step in spaces}
+    if (
+        content["model"].get("type") != "Unigram"
+        or not kinds[0] <= {"Precompiled", "Strip", "Replace"}
+        or not {"Metaspace"} <= kinds[1] <= {"Metaspace", "WhitespaceSplit"}
+    ):
+        raise ValueError(
+            f"{path} is no tokenizer made of a SentencePiece unigram model alone: its steps are "
+            f"{', '.join(sorted(kinds[0] | kinds[1]))}. Take the `{MODEL_FILE}` beside it."
+        )
+    model = sentencepiece_model_pb2.ModelProto()
+    special = {token["id"] for token in content["added_tokens"] if token["special"]}
+    for id, (piece, score) in enumerate(pieces):
+        kind = PIECE.CONTROL if id in special else PIECE.NORMAL
+        model.pieces.add(piece=piece, score=score, type=kind)
+    unknown = content["model"]["unk_id"]
+    model.pieces[unknown].type = PIECE.UNKNOWN
+    model.trainer_spec.model_type = MODEL.UNIGRAM
+    model.trainer_spec.unk_id, model.trainer_spec.unk_piece = unknown, model.pieces[unknown].piece
+    names = {piece: id for id, (piece, _) in enumerate(pieces)}
+    model.trainer_spec.bos_id = names.get("<s>", -1)
+    model.trainer_spec.eos_id = names.get("</s>", -1)
+    model.trainer_spec.pad_id = names.get("<pad>", -1)
+    for step in normalizer:
+        if step["type"] == "Precompiled":
+            charsmap = base64.b64decode(step["precompiled_charsmap"])
+            model.normalizer_spec.precompiled_charsmap = charsmap
+    return model
+
+
+def _steps(step: dict | None) -> list[dict]:
+    """The steps of a normalizer or pre-tokenizer, which may be one, a sequence or none."""
+    if step is None:
+        return []
+    return step.get("normalizers") or step.get("pretokenizers") or [step]
