@@ -27,6 +27,7 @@ settings of trainer and normalizer.
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -52,14 +53,17 @@ from keras_llm.tokenizers.subword import (
 )
 
 MODEL_FILE = "spiece.model"
+T5_NAMES = ("t5", "T5Tokenizer", "T5TokenizerFast")
+XLNET_NAMES = ("xlnet", "XLNetTokenizer", "XLNetTokenizerFast")
 MODEL_FILES = (MODEL_FILE, "tokenizer.model", "sentencepiece.bpe.model")
+_SENTINEL = re.compile(r"<extra_id_\d+>")
 PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
 MODEL = sentencepiece_model_pb2.TrainerSpec
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
 class UnigramTokenizer(SubwordTokenizer):
-    """Text to ids of the likeliest pieces, and back (Kudo 2018; Kudo and Richardson 2018).
+    r"""Text to ids of the likeliest pieces, and back (Kudo 2018; Kudo and Richardson 2018).
 
     A Keras layer: call it on a string, a list or a tensor of strings, eagerly, inside
     `tf.data.Dataset.map` or in a graph that is exported. `detokenize` works in graphs too. An
@@ -71,6 +75,8 @@ class UnigramTokenizer(SubwordTokenizer):
             "unk_token", "mask_token", "cls_token" or "sep_token". By default those that the model
             itself names. `UnigramTokenizer.T5`, `.XLNET` and `.LLAMA` are those of these families.
         num_sentinels: int, how many sentinels `<extra_id_...>` stand behind the pieces; T5 has 100.
+        keep_accents: bool. False: decompose characters, drop their accents and write \`\` and '' as
+            ", all before the model sees the text, as XLNet does.
         **kwargs: `name` and other arguments of `keras.layers.Layer`.
 
     Raises:
@@ -106,6 +112,7 @@ class UnigramTokenizer(SubwordTokenizer):
         proto: bytes | str | Path | None = None,
         special_tokens: Mapping[str, str] | None = None,
         num_sentinels: int = 0,
+        keep_accents: bool = True,
         **kwargs,
     ):
         # None: Keras is loading a file, and gives the model as an asset.
@@ -114,6 +121,7 @@ class UnigramTokenizer(SubwordTokenizer):
             special_tokens = {} if model is None else _named(model)
         super().__init__(special_tokens, **kwargs)
         self.num_sentinels = num_sentinels
+        self.keep_accents = keep_accents
         self.file_assets = [MODEL_FILE]
         self.proto = None
         if model is not None:
@@ -128,6 +136,7 @@ class UnigramTokenizer(SubwordTokenizer):
         vocabulary_size: int = 8000,
         special_tokens: Mapping[str, str] = T5,
         num_sentinels: int = 0,
+        keep_accents: bool = True,
         character_coverage: float = 0.9995,
         normalization: str = "nmt_nfkc",
     ) -> "UnigramTokenizer":
@@ -140,6 +149,7 @@ class UnigramTokenizer(SubwordTokenizer):
             special_tokens: as in the class; they get the first ids, in the order of the dict. One
                 is the "unk_token".
             num_sentinels: as in the class.
+            keep_accents: as in the class.
             character_coverage: float, the share of the text's characters that shall have pieces;
                 the rarest of the rest are unknown. Chinese has many that appear once.
             normalization: str, "nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf" (lowercase) or
@@ -160,7 +170,10 @@ class UnigramTokenizer(SubwordTokenizer):
         """
         if "unk_token" not in special_tokens:
             raise ValueError("`special_tokens` needs an `unk_token`: a unigram model has one.")
-        lines = (line for text in training_texts(corpus) for line in text.splitlines())
+        texts = training_texts(corpus)
+        if not keep_accents:
+            texts = (drop_accents(tf.constant(text)).numpy().decode() for text in texts)
+        lines = (line for text in texts for line in text.splitlines())
         proto = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -177,7 +190,7 @@ class UnigramTokenizer(SubwordTokenizer):
             )
         except RuntimeError as error:  # how the trainer says all that is wrong
             raise ValueError(_explain(error, vocabulary_size)) from error
-        tokenizer = cls(proto.getvalue(), special_tokens, num_sentinels)
+        tokenizer = cls(proto.getvalue(), special_tokens, num_sentinels, keep_accents)
         warn_if_small(tokenizer.vocabulary_size(), vocabulary_size)
         return tokenizer
 
@@ -185,7 +198,7 @@ class UnigramTokenizer(SubwordTokenizer):
 
     def _tokenize(self, text: tf.Tensor) -> tf.RaggedTensor:
         text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")  # undecodable bytes: U+FFFD
-        return self._pieces.tokenize(text)
+        return self._pieces.tokenize(text if self.keep_accents else drop_accents(text))
 
     # === Ids to text ===
 
@@ -253,17 +266,16 @@ class UnigramTokenizer(SubwordTokenizer):
         directory = Path(directory)
         file = next((directory / f for f in MODEL_FILES if (directory / f).is_file()), None)
         if file is not None:
-            model = _parse(file)
+            model, found = _parse(file), _family_settings(directory)
         elif (directory / TOKENIZER_FILE).is_file():
-            model = _read_tokenizer_file(directory / TOKENIZER_FILE)
+            model, found = _read_tokenizer_file(directory / TOKENIZER_FILE)
         else:
             raise FileNotFoundError(
                 f"There is no SentencePiece model in {directory}. Expected one of "
-                f"{', '.join(MODEL_FILES)}, {TOKENIZER_FILE}."
+                f"{', '.join((*MODEL_FILES, TOKENIZER_FILE))}."
             )
         specials = {**_named(model), **read_special_tokens(directory)}
-        config = {"special_tokens": specials, "num_sentinels": _num_sentinels(directory, model)}
-        return cls(model.SerializeToString(), **{**config, **kwargs})
+        return cls(model.SerializeToString(), **{"special_tokens": specials, **found, **kwargs})
 
     def save_assets(self, dir_path: str | Path) -> None:
         """Writes `spiece.model` into a `.keras` file or a preset; Keras calls it."""
@@ -280,15 +292,35 @@ class UnigramTokenizer(SubwordTokenizer):
             **super().get_config(),
             "special_tokens": {name: getattr(self, name) for name in self._special_token_attrs},
             "num_sentinels": self.num_sentinels,
+            "keep_accents": self.keep_accents,
         }
 
     def _hugging_face_config(self) -> dict:
         if "mask_token" in self._special_token_attrs:
-            return {"tokenizer_class": "XLNetTokenizer", "keep_accents": True}
+            return {"tokenizer_class": "XLNetTokenizer", "keep_accents": self.keep_accents}
         return {"tokenizer_class": "T5Tokenizer", "extra_ids": self.num_sentinels}
 
     def __reduce__(self):
-        return type(self), (self.proto, self.get_config()["special_tokens"], self.num_sentinels)
+        config = self.get_config()
+        names = ("special_tokens", "num_sentinels", "keep_accents")
+        return type(self), (self.proto, *(config[name] for name in names))
+
+
+def drop_accents(text: tf.Tensor) -> tf.Tensor:
+    """Decomposes characters, drops accents and writes two quotation marks as one, as XLNet does.
+
+    Args:
+        text: string tensor of any shape.
+
+    Returns:
+        String tensor of the same shape.
+
+    Example:
+        >>> drop_accents(tf.constant("``été''")).numpy()
+        b'"ete"'
+    """
+    text = tf.strings.regex_replace(text, "``|''", '"')
+    return tf.strings.regex_replace(tensorflow_text.normalize_utf8(text, "NFKD"), r"\p{Mn}", "")
 
 
 def _parse(proto):
@@ -358,35 +390,27 @@ def _explain(error: RuntimeError, vocabulary_size: int) -> str:
     return f"SentencePiece could not learn from this text. The trainer said: {said}"
 
 
-def _num_sentinels(directory: Path, model) -> int:
-    """How many sentinels a checkpoint of T5 puts behind its pieces."""
+def _family_settings(directory: Path) -> dict:
+    """What a checkpoint's files say, or its family implies: T5 has sentinels, XLNet no accents."""
     config = read_json(directory / CONFIG_FILE)
-    added = read_json(directory / TOKENIZER_FILE).get("added_tokens", [])
-    behind = [token for token in added if token["id"] >= len(model.pieces)]
-    if behind:
-        return len(behind)
-    if "extra_ids" in config:
-        return config["extra_ids"]
-    t5 = (config.get("tokenizer_class") or "").startswith("T5") or (
-        not config and read_json(directory / "config.json").get("model_type") == "t5"
-    )
-    return 100 if t5 else 0
+    family = config.get("tokenizer_class") or ""
+    family = family or read_json(directory / "config.json").get("model_type", "")
+    return {
+        "num_sentinels": config.get("extra_ids", 100 if family in T5_NAMES else 0),
+        "keep_accents": config.get("keep_accents", family not in XLNET_NAMES),
+    }
 
 
 def _read_tokenizer_file(path: Path):
-    """Makes a SentencePiece model of the `tokenizer.json` that `transformers` made of one."""
+    """Makes a model of the `tokenizer.json` that `transformers` made of one, and its settings."""
     content = read_json(path)
-    pieces = content["model"].get("vocab")
-    normalizer, spaces = _steps(content["normalizer"]), _steps(content["pre_tokenizer"])
-    kinds = {step["type"] for step in normalizer}, {step["type"] for step in spaces}
-    if (
-        content["model"].get("type") != "Unigram"
-        or not kinds[0] <= {"Precompiled", "Strip", "Replace"}
-        or not {"Metaspace"} <= kinds[1] <= {"Metaspace", "WhitespaceSplit"}
-    ):
+    pieces = [piece for piece in content["model"]["vocab"] if not _SENTINEL.fullmatch(piece[0])]
+    sentinels = {t["content"] for t in content["added_tokens"] if _SENTINEL.fullmatch(t["content"])}
+    steps = {step["type"] for kind in _STEPS for step in _steps(content[kind])}
+    if content["model"].get("type") != "Unigram" or not steps <= _KNOWN_STEPS:
         raise ValueError(
-            f"{path} is no tokenizer made of a SentencePiece unigram model alone: its steps are "
-            f"{', '.join(sorted(kinds[0] | kinds[1]))}. Take the `{MODEL_FILE}` beside it."
+            f"{path} is no tokenizer made of a SentencePiece unigram model: its steps are "
+            f"{', '.join(sorted(steps))}. Expected some of {', '.join(sorted(_KNOWN_STEPS))}."
         )
     model = sentencepiece_model_pb2.ModelProto()
     special = {token["id"] for token in content["added_tokens"] if token["special"]}
@@ -401,11 +425,20 @@ def _read_tokenizer_file(path: Path):
     model.trainer_spec.bos_id = names.get("<s>", -1)
     model.trainer_spec.eos_id = names.get("</s>", -1)
     model.trainer_spec.pad_id = names.get("<pad>", -1)
-    for step in normalizer:
+    for step in _steps(content["normalizer"]):
         if step["type"] == "Precompiled":
             charsmap = base64.b64decode(step["precompiled_charsmap"])
             model.normalizer_spec.precompiled_charsmap = charsmap
-    return model
+    return model, {"num_sentinels": len(sentinels), "keep_accents": "StripAccents" not in steps}
+
+
+# What `transformers` writes for T5 and XLNet. SentencePiece's model says the same in its settings,
+# but for the accents, which XLNet drops by itself.
+_STEPS = ("normalizer", "pre_tokenizer")
+_KNOWN_STEPS = {
+    *("Replace", "NFKD", "StripAccents", "Strip", "Precompiled"),
+    *("WhitespaceSplit", "Metaspace"),
+}
 
 
 def _steps(step: dict | None) -> list[dict]:
