@@ -4,23 +4,21 @@ Notable:
 - encoder and decoder are stacks of blocks without recurrence; order comes from sine positions;
 - one table embeds source and target tokens and is the output matrix too;
 - normalised after each sum as in the paper, or before each sub-layer (`norm_first`), which trains
-  without warm-up and needs one more normalisation at the end of each stack;
-- `decode_step` writes a text token by token without computing its past again: the source's keys
-  and values are projected once, the target's grow by one position a step.
+  without warm-up and needs one more normalisation at the end of each stack.
 """
 
 import math
 
 import keras
-import keras_hub
 from keras import ops
 
 from keras_llm.layers import DecoderBlock, EncoderBlock, SinePositionEncoding
+from keras_llm.models.encoder_decoder import EncoderDecoder
 from keras_llm.models.sizes import check_sizes
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class Transformer(keras_hub.models.Backbone):
+class Transformer(EncoderDecoder):
     """Encoder and decoder: from the ids of a source and a target to a vector for each token.
 
     "Attention Is All You Need" (Vaswani et al., 2017), section 3. The class methods `base` and
@@ -121,30 +119,7 @@ class Transformer(keras_hub.models.Backbone):
         self.decoder_norm = final_norm(**epsilon, dtype=dtype, name="decoder_norm")
 
         # === Functional Model ===
-        encoder_token_ids = keras.Input((None,), dtype="int32", name="encoder_token_ids")
-        encoder_padding_mask = keras.Input((None,), dtype="bool", name="encoder_padding_mask")
-        decoder_token_ids = keras.Input((None,), dtype="int32", name="decoder_token_ids")
-        decoder_padding_mask = keras.Input((None,), dtype="bool", name="decoder_padding_mask")
-
-        encoder_output = self.encode(encoder_token_ids, encoder_padding_mask)
-        decoder_output, _ = self.decode(
-            decoder_token_ids, encoder_output, decoder_padding_mask, encoder_padding_mask
-        )
-
-        super().__init__(
-            inputs={
-                "encoder_token_ids": encoder_token_ids,
-                "encoder_padding_mask": encoder_padding_mask,
-                "decoder_token_ids": decoder_token_ids,
-                "decoder_padding_mask": decoder_padding_mask,
-            },
-            outputs={
-                "encoder_sequence_output": encoder_output,
-                "decoder_sequence_output": decoder_output,
-            },
-            dtype=dtype,
-            **kwargs,
-        )
+        super().__init__(dtype=dtype, **kwargs)
 
         # === Config ===
         self.num_layers = num_layers
@@ -167,109 +142,6 @@ class Transformer(keras_hub.models.Backbone):
         """Builds 6 layers of 1024 features (table 3, big): 214 million weights at 37,000 tokens."""
         sizes = {"num_layers": 6, "hidden_dim": 1024, "num_heads": 16, "intermediate_dim": 4096}
         return cls(vocabulary_size=vocabulary_size, **{**sizes, "dropout": 0.3, **overrides})
-
-    def encode(self, token_ids, padding_mask=None):
-        """Encodes the source.
-
-        Args:
-            token_ids: int32 (batch, source).
-            padding_mask: bool (batch, source), True at real tokens.
-
-        Returns:
-            Tensor (batch, source, hidden_dim).
-        """
-        x = self._embed(token_ids)  # (batch, source, hidden_dim)
-        for layer in self.encoder_layers:
-            x = layer(x, padding_mask=padding_mask)
-        return self.encoder_norm(x)
-
-    def decode(self, token_ids, encoder_output, padding_mask=None, encoder_padding_mask=None):
-        """Decodes a whole target at once, as in training.
-
-        Args:
-            token_ids: int32 (batch, target), beginning with the start token.
-            encoder_output: float (batch, source, hidden_dim).
-            padding_mask: bool (batch, target), True at real tokens.
-            encoder_padding_mask: bool (batch, source), True at real tokens.
-
-        Returns:
-            The pair of a tensor (batch, target, hidden_dim), in which position i has seen the
-            target up to i, and the cross-attention of each layer: a list of tensors (batch, heads,
-            target, source), how much each target position looks at each source token.
-        """
-        x, alignments = self._embed(token_ids), []  # (batch, target, hidden_dim)
-        for layer in self.decoder_layers:
-            x, _, cross_scores = layer(
-                x,
-                encoder_output,
-                padding_mask=padding_mask,
-                encoder_padding_mask=encoder_padding_mask,
-                return_scores=True,
-            )
-            alignments.append(cross_scores)
-        return self.decoder_norm(x), alignments
-
-    def keys_and_values(self, encoder_output):
-        """Projects the source for the cross-attention of each layer, once for all steps.
-
-        Args:
-            encoder_output: float (batch, source, hidden_dim).
-
-        Returns:
-            A list with one tensor a layer, (batch, 2, heads, source, depth).
-        """
-        return [
-            layer.cross_attention.keys_and_values(encoder_output) for layer in self.decoder_layers
-        ]
-
-    def start_cache(self, batch_size, max_length):
-        """Makes the cache to write targets with: nothing is in it yet.
-
-        Args:
-            batch_size: int or int scalar tensor.
-            max_length: int, the most tokens of a target.
-
-        Returns:
-            A list with one tensor a layer, zeros (batch, 2, heads, max_length, depth).
-        """
-        shape = (batch_size, 2, self.num_heads, max_length, self.hidden_dim // self.num_heads)
-        return [ops.zeros(shape, self.compute_dtype) for _ in self.decoder_layers]
-
-    def decode_step(self, token_ids, index, cache, source, encoder_padding_mask=None):
-        """Decodes some more tokens of a target, given the cache of those before.
-
-        Args:
-            token_ids: int32 (batch, length), usually of length 1.
-            index: int or int scalar tensor, position of the first of them in the target.
-            cache: what `start_cache` or the last `decode_step` returned.
-            source: what `keys_and_values` returned.
-            encoder_padding_mask: bool (batch, source), True at real tokens.
-
-        Returns:
-            The pair of a tensor (batch, length, hidden_dim) and the new cache.
-
-        Example:
-            >>> import numpy as np
-            >>> model = Transformer(1, 8, 2, 32, vocabulary_size=100)
-            >>> encoded, target = model.encode(np.array([[7, 8, 3]])), np.array([[2, 11]])
-            >>> whole, _ = model.decode(target, encoded)
-            >>> cache, source = model.start_cache(1, max_length=2), model.keys_and_values(encoded)
-            >>> first, cache = model.decode_step(target[:, :1], 0, cache, source)
-            >>> second, cache = model.decode_step(target[:, 1:], 1, cache, source)
-            >>> bool(np.allclose(whole[:, 1], second[:, 0], atol=1e-5))
-            True
-        """
-        x, new_cache = self._embed(token_ids, index), []  # (batch, length, hidden_dim)
-        for layer, layer_cache, cross_cache in zip(self.decoder_layers, cache, source, strict=True):
-            x, layer_cache = layer(
-                x,
-                encoder_padding_mask=encoder_padding_mask,
-                cache=layer_cache,
-                cache_index=index,
-                cross_cache=cross_cache,
-            )
-            new_cache.append(layer_cache)
-        return self.decoder_norm(x), new_cache
 
     def logits(self, x):
         """Scores every token of the vocabulary with the embedding table (section 3.4).
