@@ -104,7 +104,9 @@ class FeedForward(keras.layers.Layer):
         super().__init__(**kwargs)
         self.intermediate_dim = intermediate_dim
         self.hidden_dim = hidden_dim
-        self.activation = keras.activations.get(OWN_ACTIVATIONS.get(activation, activation))
+        if isinstance(activation, str):
+            activation = OWN_ACTIVATIONS.get(activation, activation)
+        self.activation = keras.activations.get(activation)
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.use_bias = use_bias

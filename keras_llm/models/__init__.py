@@ -8,6 +8,7 @@ from keras_llm.models.ngram import NGramLM
 from keras_llm.models.recurrent import RecurrentLM
 from keras_llm.models.t5 import T5Backbone, T5Seq2SeqLM
 from keras_llm.models.transformer import Transformer
+from keras_llm.models.xlnet import XLNetBackbone, XLNetForPretraining
 
 __all__ = [
     "BertBackbone",
@@ -19,5 +20,7 @@ __all__ = [
     "T5Backbone",
     "T5Seq2SeqLM",
     "Transformer",
+    "XLNetBackbone",
+    "XLNetForPretraining",
     "mimetic_initialization",
 ]
