@@ -6,7 +6,12 @@ Masks are boolean everywhere, True where a position may be attended to.
 from keras_llm.layers.attention import MultiHeadAttention, scaled_dot_product_attention
 from keras_llm.layers.blocks import CausalBlock, DecoderBlock, EncoderBlock
 from keras_llm.layers.feed_forward import FeedForward, gelu, gelu_approximate
-from keras_llm.layers.heads import LanguageModelHead, MaskedLMHead, NextSentenceHead
+from keras_llm.layers.heads import (
+    LanguageModelHead,
+    MaskedLMHead,
+    NextSentenceHead,
+    ReplacedTokenHead,
+)
 from keras_llm.layers.positions import (
     PositionEmbedding,
     RelativePositionBias,
@@ -32,6 +37,7 @@ __all__ = [
     "RelativeContext",
     "RelativeMultiHeadAttention",
     "RelativePositionBias",
+    "ReplacedTokenHead",
     "RotaryEmbedding",
     "SinePositionEncoding",
     "TwoStreamBlock",

@@ -180,3 +180,58 @@ class NextSentenceHead(keras.layers.Layer):
             **super().get_config(),
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class ReplacedTokenHead(keras.layers.Layer):
+    """Guesses of each token whether another one stood there.
+
+    "ELECTRA" (Clark et al., 2020), section 2.
+
+    Args:
+        kernel_initializer: initializer of the kernels.
+        **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
+
+    Call arguments:
+        x: float (batch, length, hidden_dim), the encoder's output.
+
+    Returns:
+        Logits, float32 (batch, length); positive: the token was put there.
+
+    Example:
+        >>> tuple(ReplacedTokenHead()(keras.ops.ones((3, 5, 8))).shape)
+        (3, 5)
+    """
+
+    def __init__(self, kernel_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, x_shape):
+        """Creates the weights."""
+        self.dense = self._dense(x_shape[-1], "dense", activation=gelu)
+        self.output_dense = self._dense(1, "output_dense")
+        self.dense.build(x_shape)
+        self.output_dense.build(x_shape)
+        self.built = True
+
+    def _dense(self, units, name, activation=None):
+        return keras.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def call(self, x):
+        """Returns the logit of "replaced" for each token."""
+        logits = self.output_dense(self.dense(x))  # (batch, length, 1)
+        return ops.cast(logits[:, :, 0], "float32")
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

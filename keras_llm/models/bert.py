@@ -11,19 +11,14 @@ Notable:
 import keras
 import keras_hub
 
-from keras_llm.layers import EncoderBlock, MaskedLMHead, NextSentenceHead, PositionEmbedding
+from keras_llm.layers import MaskedLMHead, NextSentenceHead
+from keras_llm.models.encoder import LAYER_NORM_EPSILON, EncoderBackbone, kernel_initializer
 from keras_llm.models.sizes import check_sizes
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin
 
-LAYER_NORM_EPSILON = 1e-12  # as in the authors' code
-
-
-def _kernel_initializer():
-    return keras.initializers.TruncatedNormal(stddev=0.02)
-
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class BertBackbone(keras_hub.models.Backbone):
+class BertBackbone(EncoderBackbone):
     """The encoder of BERT: from token ids to one vector for each token and one for the text.
 
     The class methods `tiny` to `large` build it in the sizes of "Well-Read Students Learn Better"
@@ -78,113 +73,24 @@ class BertBackbone(keras_hub.models.Backbone):
         dtype=None,
         **kwargs,
     ):
-        check_sizes(
-            vocabulary_size=vocabulary_size,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            hidden_dim=hidden_dim,
-            intermediate_dim=intermediate_dim,
+        check_sizes(num_segments=num_segments)
+        super().__init__(
+            vocabulary_size,
+            num_layers,
+            num_heads,
+            hidden_dim,
+            intermediate_dim,
+            dropout=dropout,
             max_sequence_length=max_sequence_length,
             num_segments=num_segments,
-        )
-
-        # === Layers ===
-        self.token_embedding = keras.layers.ReversibleEmbedding(
-            vocabulary_size,
-            hidden_dim,
-            embeddings_initializer=_kernel_initializer(),
-            dtype=dtype,
-            name="token_embedding",
-        )
-        self.position_embedding = PositionEmbedding(
-            max_sequence_length,
-            initializer=_kernel_initializer(),
-            dtype=dtype,
-            name="position_embedding",
-        )
-        self.segment_embedding = keras.layers.Embedding(
-            num_segments,
-            hidden_dim,
-            embeddings_initializer=_kernel_initializer(),
-            dtype=dtype,
-            name="segment_embedding",
-        )
-        self.embeddings_add = keras.layers.Add(dtype=dtype, name="embeddings_add")
-        self.embeddings_norm = keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="embeddings_norm"
-        )
-        self.embeddings_dropout = keras.layers.Dropout(
-            dropout, dtype=dtype, name="embeddings_dropout"
-        )
-        self.transformer_layers = [
-            EncoderBlock(
-                hidden_dim,
-                num_heads,
-                intermediate_dim,
-                dropout=dropout,
-                layer_norm_epsilon=LAYER_NORM_EPSILON,
-                kernel_initializer=_kernel_initializer(),
-                dtype=dtype,
-                name=f"transformer_layer_{i}",
-            )
-            for i in range(num_layers)
-        ]
-        self.pooled_dense = keras.layers.Dense(
-            hidden_dim,
-            activation="tanh",
-            kernel_initializer=_kernel_initializer(),
-            dtype=dtype,
-            name="pooled_dense",
-        )
-
-        # === Functional Model ===
-        token_ids = keras.Input((None,), dtype="int32", name="token_ids")
-        segment_ids = keras.Input((None,), dtype="int32", name="segment_ids")
-        padding_mask = keras.Input((None,), dtype="bool", name="padding_mask")
-
-        tokens = self.token_embedding(token_ids)  # (batch, length, hidden_dim)
-        positions = self.position_embedding(tokens)
-        segments = self.segment_embedding(segment_ids)
-        x = self.embeddings_add([tokens, positions, segments])
-        x = self.embeddings_dropout(self.embeddings_norm(x))
-        for layer in self.transformer_layers:
-            x = layer(x, padding_mask=padding_mask)  # (batch, length, hidden_dim)
-        pooled_output = self.pooled_dense(x[:, 0])  # (batch, hidden_dim)
-
-        super().__init__(
-            inputs={
-                "token_ids": token_ids,
-                "segment_ids": segment_ids,
-                "padding_mask": padding_mask,
-            },
-            outputs={"sequence_output": x, "pooled_output": pooled_output},
+            pooled=True,
             dtype=dtype,
             **kwargs,
         )
 
-        # === Config ===
-        self.vocabulary_size = vocabulary_size
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.hidden_dim = hidden_dim
-        self.intermediate_dim = intermediate_dim
-        self.dropout = dropout
-        self.max_sequence_length = max_sequence_length
-        self.num_segments = num_segments
-
     def get_config(self):
         """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "vocabulary_size": self.vocabulary_size,
-            "num_layers": self.num_layers,
-            "num_heads": self.num_heads,
-            "hidden_dim": self.hidden_dim,
-            "intermediate_dim": self.intermediate_dim,
-            "dropout": self.dropout,
-            "max_sequence_length": self.max_sequence_length,
-            "num_segments": self.num_segments,
-        }
+        return {**super().get_config(), "num_segments": self.num_segments}
 
     @classmethod
     def tiny(cls, vocabulary_size, **overrides):
@@ -215,17 +121,6 @@ class BertBackbone(keras_hub.models.Backbone):
     def large(cls, vocabulary_size, **overrides):
         """Builds 24 layers of 1024 features (Devlin et al., 2018): 335 million weights."""
         return cls._sized(vocabulary_size, 24, 1024, overrides)
-
-    @classmethod
-    def _sized(cls, vocabulary_size, num_layers, hidden_dim, overrides):
-        """Fills in what all published sizes share: heads of 64 features, a factor of 4."""
-        sizes = {
-            "num_layers": num_layers,
-            "num_heads": hidden_dim // 64,
-            "hidden_dim": hidden_dim,
-            "intermediate_dim": 4 * hidden_dim,
-        }
-        return cls(vocabulary_size=vocabulary_size, **{**sizes, **overrides})
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -269,12 +164,12 @@ class BertForPretraining(TrainingMixin, keras_hub.models.Task):
         self.masked_lm_head = MaskedLMHead(
             backbone.token_embedding,
             layer_norm_epsilon=LAYER_NORM_EPSILON,
-            kernel_initializer=_kernel_initializer(),
+            kernel_initializer=kernel_initializer(),
             dtype=backbone.dtype_policy,
             name="masked_lm_head",
         )
         self.next_sentence_head = NextSentenceHead(
-            kernel_initializer=_kernel_initializer(),
+            kernel_initializer=kernel_initializer(),
             dtype=backbone.dtype_policy,
             name="next_sentence_head",
         )
