@@ -1,0 +1,342 @@
+"""A decoder as a language model: it learns from texts, measures texts and writes texts.
+
+Notable:
+- KerasHub's protocol of generation, so that its samplers choose the tokens: greedy, top-k, top-p,
+  beams, contrastive, and those that a user writes;
+- the past of a text is computed once, in pieces of a fixed size, and kept in a cache; so one
+  compiled graph serves prompts of all lengths;
+- on TensorFlow the loop is compiled by XLA, which makes a step several times faster;
+- texts in `fit` become one row each; rows that hold several documents end to end come ready, from
+  `objectives.causal_lm_examples`;
+- `perplexity` and `bits_per_byte` are those of every `LanguageModel`.
+"""
+
+import functools
+
+import keras
+import keras_hub
+import numpy as np
+from keras import ops
+
+from keras_llm.models.language_model import LanguageModel
+from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin
+
+PROMPT_PIECE = 32  # tokens of a prompt that are read at once
+TOKENS_AT_ONCE = 4096  # judged at once; each takes a row as long as the vocabulary
+
+
+class CausalLM(TrainingMixin, keras_hub.models.CausalLM):
+    """Predicts each token from those before it; a subclass names the backbone.
+
+    A subclass sets `backbone_cls`, a `Decoder`, and `keras_hub_task`, the class of KerasHub that
+    knows how KerasHub's backbone of the same model generates.
+
+    Args:
+        backbone: the decoder, ours or KerasHub's.
+        preprocessor: `keras_hub.models.CausalLMPreprocessor` with the tokenizer, or None where
+            inputs are token ids already.
+        **kwargs: `name`, `compile` of `keras_hub.models.Task`.
+    """
+
+    keras_hub_task = None
+
+    def __init__(self, backbone, preprocessor=None, **kwargs):
+        _check(backbone, preprocessor)
+
+        # === Layers ===
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+
+        # === Functional Model ===
+        outputs = self.logits(backbone(backbone.input))  # (batch, length, vocabulary)
+        super().__init__(inputs=backbone.input, outputs=outputs, **kwargs)
+
+    @property
+    def tokenizer(self):
+        """The tokenizer of the preprocessor."""
+        if self.preprocessor is None:
+            raise ValueError(
+                "Texts need a tokenizer, but the model has no preprocessor. Build it with "
+                "preprocessor=keras_hub.models.CausalLMPreprocessor(tokenizer, sequence_length)."
+            )
+        return self.preprocessor.tokenizer
+
+    def call(self, inputs, training=None):
+        """Scores every token of the vocabulary as the one after each token."""
+        if "segment_ids" in inputs and not isinstance(self.backbone, self.backbone_cls):
+            raise ValueError(
+                f"{type(self.backbone).__module__}.{type(self.backbone).__name__} has no "
+                "segment_ids: its attention crosses documents. Leave them out of the examples with "
+                "across_documents=True, or use the backbone of keras_llm."
+            )
+        return self.logits(self.backbone(inputs, training=training))
+
+    def logits(self, x):
+        """Scores every token of the vocabulary with the embedding table.
+
+        Args:
+            x: float (..., hidden_dim), the backbone's output.
+
+        Returns:
+            float32 (..., vocabulary).
+        """
+        return ops.cast(self.backbone.token_embedding(x, reverse=True), "float32")
+
+    # === Learning ===
+
+    def compile(
+        self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler="top_k", **kwargs
+    ):
+        """Sets up training and generation.
+
+        Args:
+            optimizer: `keras.optimizers.Optimizer`; "auto" is `training.AdamW(5e-5)`, for
+                fine-tuning. Training from nothing wants a schedule:
+                `training.AdamW(training.WarmupLinearDecay(1e-3, total_steps))`.
+            loss: as in `keras.Model.compile`; "auto" is the mean over the real tokens of all
+                replicas.
+            weighted_metrics: as in `keras.Model.compile`; "auto" is accuracy and perplexity.
+            sampler: name or instance of a sampler of `keras_hub.samplers`, which chooses the tokens
+                in `generate`: "greedy", "random", "top_k", "top_p", "beam", "contrastive".
+            **kwargs: further arguments of `keras.Model.compile`.
+        """
+        if weighted_metrics == "auto":
+            weighted_metrics = [
+                keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+                keras_hub.metrics.Perplexity(from_logits=True, name="perplexity"),
+            ]
+        super().compile(
+            AdamW(5e-5) if optimizer == "auto" else optimizer,
+            GlobalMeanCrossentropy() if loss == "auto" else loss,
+            weighted_metrics=weighted_metrics,
+            sampler=sampler,
+            **kwargs,
+        )
+
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        """Turns strings into token ids; KerasHub calls it on each batch. Ids stay as they are."""
+        if isinstance(x, dict):
+            return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        return super().preprocess_samples(x, y, sample_weight)
+
+    # === Writing ===
+
+    def generate(self, inputs, max_length=None, stop_token_ids="auto", strip_prompt=False, seed=0):
+        """Goes on with texts, token by token, until the end token or the limit.
+
+        Args:
+            inputs: str, list of str or a `tf.data.Dataset` of batches of strings; without a
+                preprocessor a dict of `token_ids` int32 (batch, max_length) and `padding_mask`
+                bool (batch, max_length), with padding on either side.
+            max_length: int, the most tokens of a text, prompt included; by default the
+                preprocessor's `sequence_length`. Another length compiles another graph.
+            stop_token_ids: list of int, the tokens that end a text; "auto" is the tokenizer's end
+                token; None goes on until `max_length`.
+            strip_prompt: bool, whether to return the continuations alone.
+            seed: int, another seed draws other texts. None goes on drawing where the last call
+                stopped.
+
+        Returns:
+            Str or list of str. Without a preprocessor the dict, with the real tokens first.
+
+        Raises:
+            ValueError: `max_length` is more than the backbone has positions; there is no
+                preprocessor and `stop_token_ids` is "auto".
+        """
+        if seed is not None:
+            for state in self.sampler.variables:
+                state.assign(ops.array([seed, 0], state.dtype))
+        return super().generate(inputs, max_length, stop_token_ids, strip_prompt)
+
+    def make_generate_function(self):
+        """Returns `generate_step`, compiled."""
+        if keras.backend.backend() == "tensorflow" and not self.run_eagerly:
+            import tensorflow as tf
+
+            if self.generate_function is None:
+                replicas = (
+                    tf.distribute.get_strategy()
+                    if self._distribute_strategy is None
+                    else (self._distribute_strategy)
+                )
+                # XLA cannot read variables that are mirrored on several devices.
+                self.generate_function = tf.function(
+                    self.generate_step,
+                    jit_compile=replicas.num_replicas_in_sync == 1,
+                    autograph=False,
+                )
+        return super().make_generate_function()
+
+    def generate_step(self, inputs, stop_token_ids=None):
+        """Goes on with a batch of prompts, as a graph.
+
+        Args:
+            inputs: dict of `token_ids` int32 (batch, max_length) and `padding_mask` bool (batch,
+                max_length), with padding on either side.
+            stop_token_ids: list of int, or None.
+
+        Returns:
+            The dict of the texts, real tokens first: `padding_mask` is True at the prompt and what
+            was written, the stop token included.
+        """
+        token_ids, is_prompt = _padding_last(inputs["token_ids"], inputs["padding_mask"])
+        _check_length(self.backbone, token_ids.shape[1])
+        # The first position at which a prompt has ended; where others have not, they are kept.
+        lengths = ops.sum(ops.cast(is_prompt, "int32"), axis=1)
+        index = ops.maximum(ops.min(lengths), 1)
+        hidden_states, cache = self._build_cache(token_ids, index)
+
+        def next_token(token_ids, cache, index):
+            last = ops.slice(token_ids, (0, index - 1), (ops.shape(token_ids)[0], 1))
+            logits, hidden_states, cache = self.call_with_cache(last, cache, index - 1)
+            return logits[:, 0], hidden_states[:, 0], cache
+
+        token_ids = self.sampler(
+            next=next_token,
+            prompt=token_ids,
+            cache=cache,
+            index=index,
+            mask=is_prompt,
+            stop_token_ids=stop_token_ids,
+            hidden_states=hidden_states,
+            model=self,
+        )
+        if stop_token_ids is None:
+            return {"token_ids": token_ids, "padding_mask": ops.ones_like(token_ids, "bool")}
+        stops = ops.any(token_ids[..., None] == ops.array(stop_token_ids), axis=-1)
+        stops = ops.cast(ops.logical_and(stops, ops.logical_not(is_prompt)), "int32")
+        stops_before = ops.cumsum(stops, axis=1) - stops
+        return {"token_ids": token_ids, "padding_mask": stops_before == 0}
+
+    def call_with_cache(self, token_ids, cache, cache_update_index):
+        """Reads some more tokens of a text, given the cache of those before.
+
+        Args:
+            token_ids: int32 (batch, length), usually of length 1.
+            cache: what `_build_cache` or the last call returned.
+            cache_update_index: int or int scalar tensor, position of the first of the tokens.
+
+        Returns:
+            The triple of logits (batch, length, vocabulary), the backbone's output (batch, length,
+            hidden_dim) and the new cache.
+        """
+        if not isinstance(self.backbone, self.backbone_cls):
+            return self.keras_hub_task.call_with_cache(self, token_ids, cache, cache_update_index)
+        x, cache = self.backbone.decode_step(token_ids, cache_update_index, cache)
+        return self.logits(x), x, cache
+
+    def _build_cache(self, token_ids, index):
+        """Reads the first `index` of the tokens (batch, max_length).
+
+        Returns the backbone's output at them, in a tensor (batch, max_length, hidden_dim), and the
+        cache. Pieces have a fixed size, for graphs in which all sizes are; the last piece may begin
+        with tokens of the one before, whose keys and values are written again.
+        """
+        if not isinstance(self.backbone, self.backbone_cls):
+            return self.keras_hub_task._build_cache(self, token_ids)
+        batch_size, max_length = ops.shape(token_ids)
+        size = min(PROMPT_PIECE, max_length)
+        shape = (batch_size, max_length, self.backbone.hidden_dim)
+
+        def unread(start, hidden_states, cache):
+            return start < index
+
+        def read_on(start, hidden_states, cache):
+            position = ops.minimum(start, max_length - size)
+            piece = ops.slice(token_ids, (0, position), (batch_size, size))
+            x, cache = self.backbone.decode_step(piece, position, cache)
+            hidden_states = ops.slice_update(hidden_states, (0, position, 0), x)
+            return start + size, hidden_states, cache
+
+        start = ops.convert_to_tensor(0, "int32")
+        hidden_states = ops.zeros(shape, self.backbone.compute_dtype)
+        cache = self.backbone.start_cache(batch_size, max_length)
+        _, hidden_states, cache = ops.while_loop(unread, read_on, (start, hidden_states, cache))
+        return hidden_states, cache
+
+    # === Judging ===
+
+    # What follows for every `LanguageModel` from `log_probabilities`. (Keras, which rebuilds the
+    # bases of a functional model, cannot have an abstract class among them.)
+    frame = LanguageModel.frame
+    score = LanguageModel.score
+    perplexity = LanguageModel.perplexity
+    bits_per_byte = LanguageModel.bits_per_byte
+
+    def log_probabilities(self, sequences):
+        """Finds how probable each token of framed texts is after those before it.
+
+        Where a text is longer than the model has positions, a token is judged by at least half as
+        many tokens before it.
+
+        Args:
+            sequences: list of int arrays (tokens,), as `frame` makes them.
+
+        Returns:
+            List of float32 arrays (tokens - 1,): natural logarithms; of all but the start token.
+        """
+        limit = getattr(self.backbone, "max_sequence_length", None) or TOKENS_AT_ONCE
+        windows = []  # (row, first prediction, first new prediction)
+        for row, ids in enumerate(sequences):
+            predictions, step = len(ids) - 1, (limit + 1) // 2
+            for start in range(0, max(predictions - limit, 0) + step, step):
+                windows.append((row, start, start + limit - step if start else 0))
+        windows.sort(key=lambda window: -len(sequences[window[0]]))
+
+        found = [np.zeros(len(ids) - 1, "float32") for ids in sequences]
+        while windows:
+            longest = min(len(sequences[windows[0][0]]) - 1, limit)
+            batch = windows[: max(TOKENS_AT_ONCE // longest, 1)]
+            del windows[: len(batch)]
+            ids = np.zeros((len(batch), longest + 1), "int32")
+            for line, (row, start, _) in zip(ids, batch, strict=True):
+                piece = sequences[row][start : start + longest + 1]
+                line[: len(piece)] = piece
+            log_p = self._judge.predict_on_batch(ids)  # (texts, longest)
+            for line, (row, start, new) in zip(log_p, batch, strict=True):
+                target = found[row][new : start + limit]
+                target[:] = line[new - start :][: len(target)]
+        return found
+
+    @functools.cached_property
+    def _judge(self):
+        """The log-probability of each token but the first; nothing after a token changes it."""
+        ids = keras.Input((None,), dtype="int32")
+        x = {"token_ids": ids[:, :-1], "padding_mask": ops.ones_like(ids[:, :-1], "bool")}
+        losses = ops.sparse_categorical_crossentropy(ids[:, 1:], self(x), from_logits=True)
+        return keras.Model(ids, -losses)
+
+
+def _padding_last(token_ids, padding_mask):
+    """Moves each row's real tokens to its beginning."""
+    padding_mask = ops.cast(padding_mask, "bool")
+    length = ops.shape(token_ids)[1]
+    first = ops.argmax(ops.cast(padding_mask, "int32"), axis=1)  # (batch,)
+    places = (ops.arange(length) + ops.cast(first, "int32")[:, None]) % length
+    return (
+        ops.take_along_axis(token_ids, places, axis=1),
+        ops.take_along_axis(padding_mask, places, axis=1),
+    )
+
+
+def _check_length(backbone, length):
+    limit = getattr(backbone, "max_sequence_length", None)
+    if limit is not None and length > limit:
+        raise ValueError(
+            f"Texts of up to {length} tokens are asked for, but the backbone has "
+            f"max_sequence_length={limit} positions. Choose a smaller sequence_length of the "
+            "preprocessor, or max_length."
+        )
+
+
+def _check(backbone, preprocessor):
+    """Raises ValueError where the parts of a language model do not fit together."""
+    if preprocessor is None:
+        return
+    _check_length(backbone, preprocessor.sequence_length)
+    tokens = getattr(preprocessor.tokenizer, "vocabulary", None)  # None: Keras sets it later
+    if tokens is not None and len(tokens) > backbone.vocabulary_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokens)} tokens and the backbone only "
+            f"{backbone.vocabulary_size}. Use the tokenizer that the backbone was trained with."
+        )
