@@ -28,7 +28,7 @@ in their order as U+0100 and on. A space is therefore "Ġ" and a newline "Ċ".
 import json
 import struct
 import sys
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -40,6 +40,7 @@ import tensorflow as tf
 import tensorflow_text
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as Steps
@@ -61,30 +62,39 @@ from keras_llm.tokenizers.subword import (
 VOCABULARY_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
 
-# White space of Unicode, which RE2's \s is not, and the letters and numbers of Unicode 16 that RE2,
-# at Unicode 15, does not know yet.
-_SPACE = r"\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
+# White space of Unicode, which RE2's \s is not, without and with ends of lines; and letters and
+# numbers with those of Unicode 16, which RE2, at Unicode 15, does not know yet.
+_BLANK = r"\t\x{B}\f \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
+_SPACE = rf"{_BLANK}\r\n"
 _LETTER = (
     r"\p{L}\x{1C89}\x{1C8A}\x{A7CB}-\x{A7CD}\x{A7DA}-\x{A7DC}\x{105C0}-\x{105F3}\x{10D4A}-\x{10D65}"
-    r"\x{10D6F}-\x{10D85}\x{10EC2}-\x{10EC4}\x{11380}-\x{113B7}\x{113D1}\x{113D3}\x{11BC0}-\x{11BE0}"
-    r"\x{13460}-\x{143FA}\x{16100}-\x{1611D}\x{16D40}-\x{16D6C}\x{18CFF}\x{1E5D0}-\x{1E5ED}"
-    r"\x{1E5F0}\x{2EBF0}-\x{2EE5D}"
+    r"\x{10D6F}-\x{10D85}\x{10EC2}-\x{10EC4}\x{11380}-\x{11389}\x{1138B}\x{1138E}"
+    r"\x{11390}-\x{113B5}\x{113B7}\x{113D1}\x{113D3}\x{11BC0}-\x{11BE0}\x{13460}-\x{143FA}"
+    r"\x{16100}-\x{1611D}\x{16D40}-\x{16D6C}\x{18CFF}\x{1E5D0}-\x{1E5ED}\x{1E5F0}\x{2EBF0}-\x{2EE5D}"
 )
 _NUMBER = (
     r"\p{N}\x{10D40}-\x{10D49}\x{116D0}-\x{116E3}\x{11BF0}-\x{11BF9}\x{16130}-\x{16139}"
     r"\x{16D70}-\x{16D79}\x{1CCF0}-\x{1CCF9}\x{1E5F1}-\x{1E5FA}"
 )
 
-# How each family cuts words: the expression of its authors, and the same for RE2, for which the
-# lookahead has been seen to.
+_Pattern = namedtuple("_Pattern", ["authors", "last_space", "words"])
+# How each family cuts words: the expression of its authors; where, of several spaces before a word,
+# the last goes with the word, which is what their lookahead says; and the rest for RE2.
 _PATTERNS = {
-    "gpt2": (
+    "gpt2": _Pattern(
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        rf"([{_SPACE}])([{_SPACE}][^{_SPACE}])",
         rf"'s|'t|'re|'ve|'m|'ll|'d| ?[{_LETTER}]+| ?[{_NUMBER}]+"
         rf"| ?[^{_SPACE}{_LETTER}{_NUMBER}]+|[{_SPACE}]+",
     ),
+    "llama3": _Pattern(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        rf"([{_SPACE}])([{_BLANK}][^{_SPACE}])",
+        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n{_LETTER}{_NUMBER}]?[{_LETTER}]+|[{_NUMBER}]{{1,3}}"
+        rf"| ?[^{_SPACE}{_LETTER}{_NUMBER}]+[\r\n]*|[{_SPACE}]*[\r\n]+|[{_SPACE}]+",
+    ),
 }
-_LAST_SPACE = rf"([{_SPACE}])([{_SPACE}][^{_SPACE}])"
 _END_OF_WORD = b"\xff"  # a byte that UTF-8 never has
 
 
@@ -104,9 +114,9 @@ class BytePairTokenizer(SubwordTokenizer):
             "unk_token", "mask_token", "cls_token" or "sep_token". `BytePairTokenizer.GPT2`, the
             default, has one token for start, end and padding; `BytePairTokenizer.ROBERTA` has five.
             Where no cls, sep or pad token is named, start and end stand for them.
-        pattern: str, how text is cut into words: "gpt2", for RoBERTa too.
+        pattern: str, how text is cut into words: "gpt2", for RoBERTa too, or "llama3".
         add_prefix_space: bool. Put a space before a text that has none, so that its first word is
-            the same token as within a text.
+            the same token as within a text. Decoded texts then begin with that space.
         **kwargs: `name` and other arguments of `keras.layers.Layer`.
 
     Raises:
@@ -206,13 +216,7 @@ class BytePairTokenizer(SubwordTokenizer):
         texts = training_texts(corpus)
         if add_prefix_space:
             texts = (text if text.startswith(" ") else f" {text}" for text in texts)
-        model = Tokenizer(BPE())
-        model.pre_tokenizer = Steps(
-            [
-                Split(Regex(_PATTERNS[pattern][0]), behavior="isolated"),
-                ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        model = _reference(BPE(), pattern)
         trainer = BpeTrainer(
             vocab_size=vocabulary_size,
             min_frequency=2,
@@ -240,6 +244,9 @@ class BytePairTokenizer(SubwordTokenizer):
         return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")  # half a character: U+FFFD
 
     # === Vocabulary ===
+
+    def _continues(self, token: str) -> bool:
+        return token[0] not in "ĠĊĉč"  # space, ends of lines, tab
 
     def _set_vocabulary(self, vocabulary, merges):
         tokens = _tokens_in_order(vocabulary)
@@ -310,6 +317,31 @@ class BytePairTokenizer(SubwordTokenizer):
         given = {key: config[key] for key in ("add_prefix_space", "pattern") if key in config}
         return cls(**{"special_tokens": specials, **found, **given, **kwargs})
 
+    def save(self, directory: str | Path) -> None:
+        """Writes `vocab.json`, `merges.txt` and `tokenizer_config.json`, as GPT-2's and RoBERTa's.
+
+        With Llama's pattern, for which `transformers` wants it, a `tokenizer.json` too.
+
+        Args:
+            directory: str or Path, made when missing.
+
+        Raises:
+            NotADirectoryError: a file is in the way.
+
+        Example:
+            >>> import tempfile
+            >>> directory = tempfile.mkdtemp()
+            >>> BytePairTokenizer.train(["low lower"] * 2, 260, pattern="llama3").save(directory)
+            >>> BytePairTokenizer.load(directory).pattern
+            'llama3'
+        """
+        super().save(directory)
+        if self.pattern != "gpt2":
+            model = BPE(dict(self._ids), _pairs(self.merges))
+            reference = _reference(model, self.pattern)
+            reference.add_special_tokens(self.special_tokens)
+            write(Path(directory) / TOKENIZER_FILE, reference.to_str(pretty=True).encode())
+
     def save_assets(self, dir_path: str | Path) -> None:
         """Writes `vocab.json` and `merges.txt` into a `.keras` file or a preset; Keras calls it."""
         self._check_vocabulary()
@@ -331,9 +363,11 @@ class BytePairTokenizer(SubwordTokenizer):
         }
 
     def _hugging_face_config(self) -> dict:
-        roberta = "mask_token" in self._special_token_attrs
+        family = (
+            "RobertaTokenizer" if "mask_token" in self._special_token_attrs else "GPT2Tokenizer"
+        )
         return {
-            "tokenizer_class": "RobertaTokenizer" if roberta else "GPT2Tokenizer",
+            "tokenizer_class": family if self.pattern == "gpt2" else "PreTrainedTokenizerFast",
             "add_prefix_space": self.add_prefix_space,
             "pattern": self.pattern,
         }
@@ -363,8 +397,10 @@ def split(text: tf.Tensor, pattern: str = "gpt2", add_prefix_space: bool = False
     if add_prefix_space:
         text = tf.strings.regex_replace(text, "^[^ ]", r" \0", replace_global=False)
     # Of several spaces before a word the last goes with the word: the lookahead that RE2 lacks.
-    text = tf.strings.regex_replace(text, _LAST_SPACE, rb"\1" + _END_OF_WORD + rb"\2")
-    text = tf.strings.regex_replace(text, _PATTERNS[pattern][1], rb"\0" + _END_OF_WORD)
+    text = tf.strings.regex_replace(
+        text, _PATTERNS[pattern].last_space, rb"\1" + _END_OF_WORD + rb"\2"
+    )
+    text = tf.strings.regex_replace(text, _PATTERNS[pattern].words, rb"\0" + _END_OF_WORD)
     return tf.strings.split(text, _END_OF_WORD)
 
 
@@ -453,6 +489,10 @@ def _lines(merges) -> tuple[str, ...]:
     return tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in merges)
 
 
+def _pairs(merges: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [tuple(merge.split(" ")) for merge in merges]
+
+
 def _ranks(merges: tuple[str, ...], ids: Mapping[str, int]) -> dict[str, int]:
     """The rank of the merge that makes a token, for each token that one makes."""
     ranks = {}
@@ -490,9 +530,22 @@ def _check_special(special_tokens: Iterable[str], ranks: Mapping[str, int]) -> N
         )
 
 
+def _reference(model: BPE, pattern: str) -> Tokenizer:
+    """The same tokenizer in the reference library, which trains and checks."""
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = Steps(
+        [
+            Split(Regex(_PATTERNS[pattern].authors), behavior="isolated"),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = ByteLevelDecoder()
+    return tokenizer
+
+
 def _check_merges(ids: Mapping[str, int], merges: tuple[str, ...]) -> None:
     """Asks the reference whether each merged token is what its own text is merged to."""
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    pairs = _pairs(merges)
     reference = BPE(dict(ids), pairs)
     wrong = [pair for pair in pairs if len(reference.tokenize("".join(pair))) != 1]
     if wrong:
@@ -505,19 +558,35 @@ def _check_merges(ids: Mapping[str, int], merges: tuple[str, ...]) -> None:
 def _read_tokenizer_file(path: Path) -> dict:
     """Reads vocabulary, merges and settings of a `tokenizer.json`, if they are of this kind."""
     content = read_json(path)
-    model = content["model"]
     steps = content["pre_tokenizer"] or {}
+    *cuts, last = steps.get("pretokenizers", [steps])
+    authors = [cut.get("pattern", {}).get("Regex") for cut in cuts]
+    if last.get("use_regex", True):
+        authors.append(_PATTERNS["gpt2"].authors)
+    pattern = {(cut.authors,): name for name, cut in _PATTERNS.items()}.get(tuple(authors))
     if (
-        model.get("type", "BPE") != "BPE"
-        or steps.get("type") != "ByteLevel"
-        or (content["normalizer"] is not None)
+        content["model"].get("type", "BPE") != "BPE"
+        or last.get("type") != "ByteLevel"
+        or pattern is None
+        or content["normalizer"] is not None
     ):
-        raise ValueError(f"{path} is no byte-level BPE tokenizer that cuts words as GPT-2 does.")
-    added = {token["content"]: token["id"] for token in content["added_tokens"]}
+        raise ValueError(
+            f"{path} is no byte-level BPE tokenizer that cuts words as {' or '.join(_PATTERNS)} do."
+        )
+    in_text = [token["content"] for token in content["added_tokens"] if not token["special"]]
+    if in_text:
+        raise ValueError(
+            f"{path} adds tokens that are found in texts before they are cut: {_listed(in_text)}. "
+            "Here only merges make tokens of texts."
+        )
     return {
-        "vocabulary": {**model["vocab"], **added},
-        "merges": model["merges"],
-        "add_prefix_space": steps["add_prefix_space"],
+        "vocabulary": {
+            **content["model"]["vocab"],
+            **{token["content"]: token["id"] for token in content["added_tokens"]},
+        },
+        "merges": content["model"]["merges"],
+        "pattern": pattern,
+        "add_prefix_space": last["add_prefix_space"],
     }
 
 

@@ -52,7 +52,7 @@ class SubwordTokenizer(keras_hub.tokenizers.Tokenizer):
     """Base of the tokenizers: call it on strings, eagerly or in a graph.
 
     A subclass gives `_tokenize`, string tensor (texts,) to ragged ids (texts, None), `_detokenize`,
-    its inverse, and sets its tokens with `_set_tokens`.
+    its inverse, and `_continues`, and sets its tokens with `_set_tokens`.
 
     Args:
         special_tokens: dict from names, such as "pad_token", to tokens.
@@ -222,6 +222,24 @@ class SubwordTokenizer(keras_hub.tokenizers.Tokenizer):
         if token not in self._ids:
             raise ValueError(f"The token {token!r} is not in the vocabulary.")
         return self._ids[token]
+
+    def continues_word(self) -> list[bool]:
+        """Says of each token whether it goes on with the word of the token before it.
+
+        Returns:
+            A list of bool in the order of the ids. A special token goes on with nothing.
+
+        Example:
+            >>> from keras_llm.tokenizers import WordPieceTokenizer
+            >>> specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+            >>> WordPieceTokenizer([*specials, "un", "##do"]).continues_word()
+            [False, False, False, False, False, False, True]
+        """
+        special = set(self.special_token_ids)
+        return [
+            id not in special and self._continues(token)
+            for id, token in enumerate(self.get_vocabulary())
+        ]
 
     def _set_tokens(self, vocabulary: tuple[str, ...]) -> None:
         """Takes the tokens in the order of their ids; each must be there once, special ones too."""

@@ -212,6 +212,9 @@ class UnigramTokenizer(SubwordTokenizer):
 
     # === Vocabulary ===
 
+    def _continues(self, token: str) -> bool:
+        return not token.startswith(("▁", "<extra_id_"))
+
     @property
     def sentinel_ids(self) -> tuple[int, ...]:
         """The ids of `<extra_id_0>`, `<extra_id_1>`, ..., in this order: the highest is first."""
@@ -296,7 +299,7 @@ class UnigramTokenizer(SubwordTokenizer):
         }
 
     def _hugging_face_config(self) -> dict:
-        if "mask_token" in self._special_token_attrs:
+        if hasattr(self, "mask_token"):
             return {"tokenizer_class": "XLNetTokenizer", "keep_accents": self.keep_accents}
         return {"tokenizer_class": "T5Tokenizer", "extra_ids": self.num_sentinels}
 

@@ -40,6 +40,7 @@ from tokenizers.trainers import WordPieceTrainer
 from keras_llm.tokenizers.subword import (
     CONFIG_FILE,
     NO_TEXT,
+    TOKENIZER_FILE,
     SubwordTokenizer,
     read_json,
     training_texts,
@@ -223,6 +224,9 @@ class WordPieceTokenizer(SubwordTokenizer):
 
     # === Vocabulary ===
 
+    def _continues(self, token: str) -> bool:
+        return token.startswith("##") and len(token) > 2
+
     def _set_vocabulary(self, vocabulary):
         if isinstance(vocabulary, (str, Path)):
             vocabulary = _read_vocabulary(Path(vocabulary))
@@ -246,7 +250,7 @@ class WordPieceTokenizer(SubwordTokenizer):
         r"""Reads a tokenizer from a folder: one that `save` wrote, or of any BERT checkpoint.
 
         Args:
-            directory: str or Path of a folder that holds `vocab.txt`.
+            directory: str or Path of a folder that holds `vocab.txt` or `tokenizer.json`.
             lowercase: bool. By default what `tokenizer_config.json` says; without that file, True
                 when no token but the special ones has a capital letter.
 
@@ -254,7 +258,7 @@ class WordPieceTokenizer(SubwordTokenizer):
             The tokenizer.
 
         Raises:
-            FileNotFoundError: the folder holds no `vocab.txt`.
+            FileNotFoundError: the folder holds neither file.
 
         Example:
             >>> import pathlib, tempfile
@@ -265,7 +269,11 @@ class WordPieceTokenizer(SubwordTokenizer):
             False
         """
         directory = Path(directory)
-        vocabulary = _read_vocabulary(directory / VOCABULARY_FILE)
+        if (directory / TOKENIZER_FILE).is_file() and not (directory / VOCABULARY_FILE).is_file():
+            ids = read_json(directory / TOKENIZER_FILE)["model"]["vocab"]
+            vocabulary = sorted(ids, key=ids.get)
+        else:
+            vocabulary = _read_vocabulary(directory / VOCABULARY_FILE)
         if lowercase is None:
             lowercase = read_json(directory / CONFIG_FILE).get("do_lower_case")
         if lowercase is None:
