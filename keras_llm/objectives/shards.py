@@ -40,6 +40,7 @@ def write_pairs(
     shards: int = 8,
     processes: int = 1,
     seed: int = 0,
+    verbose: bool = True,
 ) -> dict:
     """Writes the sentence pairs of a corpus as `pairs-00000-of-00008.tfrecord.gz` and so on.
 
@@ -55,6 +56,7 @@ def write_pairs(
             "__main__":`. Each takes some seconds to start, so one is best for up to about 50 MB of
             text.
         seed: int.
+        verbose: bool. Show a progress bar.
 
     Returns:
         The manifest, which is also written as `manifest.json`: sequence length, seed, vocabulary,
@@ -94,7 +96,7 @@ def write_pairs(
         paths = [str(part / name) for name in names]
         job = (corpus, tokenizer, paths, sequence_length, seed)
         total = getattr(corpus, "num_documents", None)
-        with _progress(total) as advance:
+        with _progress(total, verbose) as advance:
             counts = _in_processes(job, processes, advance)
         manifest = _manifest(
             dict(zip(names, counts, strict=True)), tokenizer, sequence_length, seed
@@ -297,9 +299,10 @@ def _manifest(shards: dict[str, dict], tokenizer, sequence_length: int, seed: in
 
 
 @contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
+def _progress(total: int | None, verbose: bool) -> Iterator[Callable[[int], None]]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+    bar = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not verbose)
+    with bar as progress:
         task = progress.add_task("Sentence pairs, documents", total=total)
         yield lambda number: progress.advance(task, number)
 

@@ -55,6 +55,14 @@ def test_same_bytes_from_one_and_two_processes(speeches, tokenizer, tmp_path):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
+@pytest.mark.parametrize("verbose", [True, False])
+def test_progress_is_shown_unless_it_is_not_wanted(speeches, tokenizer, tmp_path, capsys, verbose):
+    write_pairs(speeches[:2], tokenizer, tmp_path, 64, shards=1, verbose=verbose)
+    shown = capsys.readouterr()
+    assert ("Sentence pairs" in shown.err) == verbose
+    assert shown.out == ""
+
+
 def test_another_seed_writes_other_pairs(speeches, tokenizer, tmp_path):
     for seed in (0, 1):
         write_pairs(speeches, tokenizer, tmp_path / str(seed), 64, shards=1, seed=seed)
