@@ -37,6 +37,7 @@ def bert_examples(
     rate: float = 0.15,
     max_predictions: int | None = None,
     whole_word: bool = False,
+    max_ngram: int = 1,
     dynamic: bool = True,
     seed: int = 0,
     epochs: int | None = None,
@@ -57,6 +58,7 @@ def bert_examples(
         rate: float, share of tokens to predict.
         max_predictions: int, as in `MaskedLM`.
         whole_word: bool, as in `MaskedLM`.
+        max_ngram: int, as in `MaskedLM`.
         dynamic: bool. New masks in every epoch.
         seed: int.
         epochs: int, passes through the data; endless by default.
@@ -93,7 +95,7 @@ def bert_examples(
         _check_shards(source, tokenizer, sequence_length, batch_size if training else 1)
     else:
         check_source(source, tokenizer, sequence_length)
-    mask = MaskedLM(tokenizer, rate, max_predictions, whole_word, dynamic, seed)
+    mask = MaskedLM(tokenizer, rate, max_predictions, whole_word, max_ngram, dynamic, seed)
 
     def one_epoch(epoch):
         if isinstance(source, (str, Path)):

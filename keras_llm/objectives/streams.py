@@ -102,7 +102,7 @@ def encoded(
         texts = [("\n" if document.part else "") + document.text for document in block]
         pieces = [[text] for text in texts]
         if by_sentence:
-            pieces = [corpora.sentences(text, language(corpus)) for text in texts]
+            pieces = [_sentences(text, language(corpus)) for text in texts]
         ids = iter(tokenizer.encode_batch(list(chain.from_iterable(pieces))))
         for document, own in zip(block, pieces, strict=True):
             begins |= document.part == 0
@@ -112,13 +112,29 @@ def encoded(
                     begins = False
 
 
+def _sentences(text: str, language: str) -> list[str]:
+    """Splits a text into sentences that, laid end to end, give the text but for white space."""
+    space = "" if language == "zh" else " "
+    first, *others = corpora.sentences(text, language) or [""]
+    return [first, *(space + sentence for sentence in others)]
+
+
 # === Packing ===
 
 
-def ended(source: Iterable[corpora.Document | str], tokenizer) -> Iterator[np.ndarray]:
-    """Streams the ids of documents, with an end token between them: int32 `(tokens,)`."""
+def ended(
+    source: Iterable[corpora.Document | str], tokenizer, separator: int | None = None
+) -> Iterator[np.ndarray]:
+    """Streams the ids of documents: int32 `(tokens,)`.
+
+    Args:
+        source: as in `encoded`.
+        tokenizer: as in `encoded`.
+        separator: int, an id that is put between documents, by default the end token.
+    """
+    separator = tokenizer.end_token_id if separator is None else separator
     for number, (ids, begins) in enumerate(encoded(source, tokenizer)):
-        before = [tokenizer.end_token_id] if begins and number else []
+        before = [separator] if begins and number else []
         yield np.array([*before, *ids], "int32")
 
 
@@ -150,6 +166,42 @@ def cut(pieces: Iterable[np.ndarray], length: int, overlap: int = 0) -> Iterator
             held, size = [joined[..., start:]], size - start
     if size > overlap:
         yield np.concatenate(held, axis=-1)
+
+
+def full_sentences(
+    source: Iterable[corpora.Document | str], tokenizer, room: int, separator: int | None = None
+) -> Iterator[list[list[int]]]:
+    """Packs whole sentences into rows, as many as there is room for.
+
+    A sentence that is longer than a row is cut into several.
+
+    Args:
+        source: as in `encoded`.
+        tokenizer: as in `encoded`.
+        room: int, tokens a row at most.
+        separator: int, an id that is put between the documents of a row. None: each row is of one
+            document.
+
+    Returns:
+        Iterator of rows, each the list of its sentences as lists of ids; a separator belongs to the
+        sentence behind it.
+    """
+    row, size = [], 0
+    for ids, begins in encoded(source, tokenizer, by_sentence=True):
+        for start in range(0, len(ids), room):
+            piece = ids[start : start + room]
+            new = begins and start == 0
+            apart = [separator] if new and separator is not None else []
+            over = size + len(apart) + len(piece) > room
+            if row and (over or (new and separator is None)):
+                yield row
+                row, size = [], 0
+            if row:
+                piece = apart + piece
+            row.append(piece)
+            size += len(piece)
+    if row:
+        yield row
 
 
 def pad(values, length: int, value: int = 0) -> np.ndarray:

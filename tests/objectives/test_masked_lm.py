@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -54,11 +56,18 @@ seeds = st.integers(0, 2**31 - 1)
 
 
 @settings(max_examples=60, deadline=None)
-@given(length=lengths, rate=rates, seed=seeds, whole_word=st.booleans(), limit=st.integers(1, 40))
-def test_properties(vocabulary, length, rate, seed, whole_word, limit):
+@given(
+    length=lengths,
+    rate=rates,
+    seed=seeds,
+    whole_word=st.booleans(),
+    max_ngram=st.integers(1, 4),
+    limit=st.integers(1, 40),
+)
+def test_properties(vocabulary, length, rate, seed, whole_word, max_ngram, limit):
     ids = _batch(5, length, seed)
     limit = min(limit, length)
-    mask = MaskedLM(vocabulary, rate, limit, whole_word, seed=seed)
+    mask = MaskedLM(vocabulary, rate, limit, whole_word, max_ngram, seed=seed)
     masked = _numpy(mask(tf.constant(ids), tf.range(5)))
     assert masked["mask_positions"].shape == masked["weights"].shape == (5, limit)
     for i, row in enumerate(ids):
@@ -134,6 +143,51 @@ def test_random_numbers_are_random():
         assert abs(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1]) < 5 / np.sqrt(pair[0].size)
 
 
+def _ngrams(row, count, max_ngram, rng):
+    """The recipe, word by word, for a row whose words are of one token: the positions chosen."""
+    chosen = set()
+    positions = [position for position, id in enumerate(row) if id > 4]
+    for start in rng.permutation(positions):
+        ahead = [n for n in range(1, max_ngram + 1) if set(range(start, start + n)) <= {*positions}]
+        shares = 1 / np.array(ahead)
+        n = rng.choice(ahead, p=shares / shares.sum())
+        for position in range(start, start + n):
+            if position in chosen or len(chosen) == count:
+                break
+            chosen.add(int(position))
+    return tuple(sorted(chosen))
+
+
+def test_ngrams_are_as_likely_as_in_the_recipe(vocabulary):
+    row = [CLS, *[7] * 6, SEP, *[8] * 4, SEP, PAD]
+    draws = 10_000
+    mask = MaskedLM(vocabulary, rate=0.4, max_ngram=3)
+    masked = _numpy(mask(tf.constant([row] * draws), tf.range(draws)))
+    assert masked["weights"][:, :4].all() and not masked["weights"][:, 4:].any()
+    ours = Counter(map(tuple, masked["mask_positions"][:, :4].tolist()))
+    rng = np.random.default_rng(0)
+    theirs = Counter(_ngrams(row, 4, 3, rng) for _ in range(draws))
+    sets = [chosen for chosen in theirs if theirs[chosen] + ours[chosen] >= 20]
+    counts = [[counter[chosen] for chosen in sets] for counter in (ours, theirs)]
+    assert np.sum(counts) > 0.99 * 2 * draws
+    assert stats.chi2_contingency(counts).pvalue > 1e-4
+
+
+def test_ngrams_are_as_long_as_said(vocabulary):
+    """n words as often as 1 / n, of those that stand before the next special token."""
+    sizes = tf.constant([[0, 2, 1, 1, 3, 0, 1]] * 3000)  # tokens of words, 0 for special ones
+    mask = MaskedLM(vocabulary, max_ngram=3)
+    runs, tokens = mask._runs(sizes, uniform([0, tf.range(3000)], 3, 7))
+    np.testing.assert_array_equal(tokens[0, 1], [2, 3, 4])
+    lengths = np.sum(runs, axis=-1).T  # (words, draws)
+    for word, most in ((0, 0), (4, 1), (5, 0), (6, 1)):
+        assert np.all(lengths[word] == most)
+    for word, most in ((1, 3), (2, 3), (3, 2)):
+        counts = np.bincount(lengths[word], minlength=most + 1)[1:]
+        shares = 1 / np.arange(1, most + 1)
+        assert stats.chisquare(counts, 3000 * shares / shares.sum()).pvalue > 1e-4
+
+
 def test_static_and_dynamic(vocabulary):
     ids, names = tf.constant(_batch(50)), tf.range(50)
     for dynamic in (False, True):
@@ -188,3 +242,8 @@ def test_bad_rate(vocabulary, rate):
 def test_bad_max_predictions(vocabulary):
     with pytest.raises(ValueError, match="max_predictions=0"):
         MaskedLM(vocabulary, max_predictions=0)
+
+
+def test_bad_max_ngram(vocabulary):
+    with pytest.raises(ValueError, match="max_ngram=0"):
+        MaskedLM(vocabulary, max_ngram=0)
