@@ -1,8 +1,8 @@
 """BERT (Devlin et al., 2018) in the files of Hugging Face."""
 
 from keras_llm.checkpoints.family import Family, Tensor
-from keras_llm.checkpoints.wordpiece import WORDPIECE_FILES, load_wordpiece
 from keras_llm.models import BertBackbone, BertForPretraining
+from keras_llm.tokenizers import WordPieceTokenizer
 
 
 def encoder_layers(prefix):
@@ -21,6 +21,8 @@ def encoder_layers(prefix):
     theirs, ours = prefix + "encoder.layer.{}.", "transformer_layer_{}/"
     return {
         prefix + "embeddings.word_embeddings": "token_embedding",
+        prefix + "embeddings.position_embeddings": "position_embedding",
+        prefix + "embeddings.token_type_embeddings": "segment_embedding",
         prefix + "embeddings.LayerNorm": "embeddings_norm",
         theirs + "attention.self.query": ours + "self_attention/query_dense",
         theirs + "attention.self.key": ours + "self_attention/key_dense",
@@ -83,8 +85,6 @@ BERT = Family(
     prefix="bert.",
     layers={
         **encoder_layers("bert."),
-        "bert.embeddings.position_embeddings": "position_embedding",
-        "bert.embeddings.token_type_embeddings": "segment_embedding",
         "bert.pooler.dense": "pooled_dense",
         "cls.predictions": "masked_lm_head",
         "cls.predictions.transform.dense": "masked_lm_head/dense",
@@ -96,7 +96,7 @@ BERT = Family(
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
     ignored=("bert.embeddings.position_ids", "bert.embeddings.token_type_ids"),
-    load_tokenizer=load_wordpiece,
-    tokenizer_files=WORDPIECE_FILES,
+    load_tokenizer=WordPieceTokenizer.load,
+    tokenizer_files=("vocab.txt", "tokenizer.json"),
     tokenizer_class="BertTokenizer",
 )

@@ -10,6 +10,7 @@ Notable:
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -20,9 +21,16 @@ import keras
 import numpy as np
 
 from keras_llm.checkpoints.bert import BERT
+from keras_llm.checkpoints.distilbert import DISTILBERT
+from keras_llm.checkpoints.electra import ELECTRA
+from keras_llm.checkpoints.published import PUBLISHED, published_folder
+from keras_llm.checkpoints.roberta import ROBERTA
 from keras_llm.checkpoints.tensors import open_tensors, write_tensors
 
-FAMILIES = {family.model_type: family for family in (BERT,)}
+FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT, ELECTRA, ROBERTA)}
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 
 # Files that were converted from TensorFlow call the two weights of a norm so.
 OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
@@ -34,7 +42,7 @@ def load_hugging_face(folder_or_hub_name, cls=None, dtype=None):
     Args:
         folder_or_hub_name: str or Path: a folder with `config.json` and `model.safetensors`, or
             else a name on the Hugging Face Hub, such as "google-bert/bert-base-uncased", which is
-            fetched with `huggingface_hub`.
+            fetched with `huggingface_hub`; a name of `available()` comes from the package index.
         cls: class of the model. By default the family's backbone; heads that the file has beside
             are then not read. A class that is made of the backbone, such as
             `models.BertForPretraining`, has heads, and the file must have them too.
@@ -128,10 +136,12 @@ def save_hugging_face(model, folder, tokenizer=None, max_shard_size=5 * 10**9):
 
 
 def _find_folder(folder_or_hub_name):
-    folder = Path(folder_or_hub_name)
+    name, folder = str(folder_or_hub_name), Path(folder_or_hub_name)
     if folder.is_dir():
         return folder
-    if str(folder_or_hub_name).count("/") != 1 or folder.is_absolute():
+    if name in PUBLISHED:
+        return published_folder(name)
+    if not HUB_NAME.fullmatch(name):
         raise FileNotFoundError(
             f"There is no folder {folder}. Expected a folder with config.json and "
             "model.safetensors, as `save_pretrained` of `transformers` writes it, or a name on the "
@@ -144,8 +154,7 @@ def _find_folder(folder_or_hub_name):
             f"There is no folder {folder}. To fetch it from the Hugging Face Hub, "
             "`pip install huggingface_hub`; or download its files and pass their folder."
         ) from error
-    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors"]
-    return Path(snapshot_download(str(folder_or_hub_name), allow_patterns=patterns))
+    return Path(snapshot_download(name, allow_patterns=HUB_FILES))
 
 
 def _family(model_type, what):
