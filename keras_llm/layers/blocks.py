@@ -37,7 +37,8 @@ class EncoderBlock(keras.layers.Layer):
             Normalization", Zhang and Sennrich, 2019).
         use_bias: bool, whether the dense layers have a bias.
         gated: bool, whether the feed-forward network is gated.
-        attention: dict, further arguments of `MultiHeadAttention`, such as `num_key_value_heads`.
+        attention: dict, further arguments of `MultiHeadAttention`, such as `num_key_value_heads`,
+            or a `use_bias` of its own.
         intermediate_dropout: float in [0, 1), for the features inside the feed-forward network.
         **kwargs: `name`, `dtype`, ... of `keras.layers.Layer`.
 
@@ -124,8 +125,7 @@ class EncoderBlock(keras.layers.Layer):
             self.num_heads,
             dropout=self.dropout,
             kernel_initializer=self.kernel_initializer,
-            use_bias=self.use_bias,
-            **(self.attention or {}),
+            **{"use_bias": self.use_bias, **(self.attention or {})},
             dtype=self.dtype_policy,
             name=name,
         )

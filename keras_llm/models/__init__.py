@@ -12,6 +12,7 @@ from keras_llm.models.encoder_decoder import EncoderDecoder
 from keras_llm.models.gpt2 import GPT2Backbone, GPT2CausalLM
 from keras_llm.models.initialization import mimetic_initialization
 from keras_llm.models.language_model import LanguageModel
+from keras_llm.models.llama import LlamaBackbone, LlamaCausalLM
 from keras_llm.models.ngram import NGramLM
 from keras_llm.models.recurrent import RecurrentLM
 from keras_llm.models.roberta import RobertaBackbone, RobertaMaskedLM
@@ -32,6 +33,8 @@ __all__ = [
     "GPT2Backbone",
     "GPT2CausalLM",
     "LanguageModel",
+    "LlamaBackbone",
+    "LlamaCausalLM",
     "NGramLM",
     "RecurrentLM",
     "RobertaBackbone",

@@ -11,25 +11,24 @@ Notable:
 - `perplexity` and `bits_per_byte` are those of every `LanguageModel`.
 """
 
-import functools
-
 import keras
 import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_llm.models.language_model import LanguageModel
+from keras_llm.models.language_model import LanguageModel, blocks_of_texts
+from keras_llm.models.sizes import check_vocabulary
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin
 
 PROMPT_PIECE = 32  # tokens of a prompt that are read at once
 TOKENS_AT_ONCE = 4096  # judged at once; each takes a row as long as the vocabulary
 
 
-class CausalLM(TrainingMixin, keras_hub.models.CausalLM):
-    """Predicts each token from those before it; a subclass names the backbone.
+class CausalLM(TrainingMixin):
+    """Mixin for KerasHub's `CausalLM` of a model: predicts each token from those before it.
 
-    A subclass sets `backbone_cls`, a `Decoder`, and `keras_hub_task`, the class of KerasHub that
-    knows how KerasHub's backbone of the same model generates.
+    A subclass has it before KerasHub's class in its bases, which knows how to go through KerasHub's
+    backbone, and names ours as `backbone_cls`, a `Decoder`.
 
     Args:
         backbone: the decoder, ours or KerasHub's.
@@ -38,10 +37,10 @@ class CausalLM(TrainingMixin, keras_hub.models.CausalLM):
         **kwargs: `name`, `compile` of `keras_hub.models.Task`.
     """
 
-    keras_hub_task = None
-
     def __init__(self, backbone, preprocessor=None, **kwargs):
-        _check(backbone, preprocessor)
+        if preprocessor is not None:
+            check_vocabulary(preprocessor.tokenizer, backbone)
+            _check_length(backbone, preprocessor.sequence_length)
 
         # === Layers ===
         self.backbone = backbone
@@ -49,7 +48,12 @@ class CausalLM(TrainingMixin, keras_hub.models.CausalLM):
 
         # === Functional Model ===
         outputs = self.logits(backbone(backbone.input))  # (batch, length, vocabulary)
-        super().__init__(inputs=backbone.input, outputs=outputs, **kwargs)
+        # Past the constructor of KerasHub's task, whose logits would be in half precision.
+        keras_hub.models.CausalLM.__init__(self, inputs=backbone.input, outputs=outputs, **kwargs)
+
+    @property
+    def _is_ours(self):
+        return isinstance(self.backbone, self.backbone_cls)
 
     @property
     def tokenizer(self):
@@ -63,7 +67,7 @@ class CausalLM(TrainingMixin, keras_hub.models.CausalLM):
 
     def call(self, inputs, training=None):
         """Scores every token of the vocabulary as the one after each token."""
-        if "segment_ids" in inputs and not isinstance(self.backbone, self.backbone_cls):
+        if "segment_ids" in inputs and not self._is_ours:
             raise ValueError(
                 f"{type(self.backbone).__module__}.{type(self.backbone).__name__} has no "
                 "segment_ids: its attention crosses documents. Leave them out of the examples with "
@@ -118,6 +122,79 @@ class CausalLM(TrainingMixin, keras_hub.models.CausalLM):
         if isinstance(x, dict):
             return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
         return super().preprocess_samples(x, y, sample_weight)
+
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, validation_data=None, seed=0, **kwargs
+    ):
+        """Trains on texts, or on token ids.
+
+        Args:
+            x: list of str or a `keras_llm.corpora.Corpus`: each text is a row of a batch, of at
+                most the preprocessor's `sequence_length` tokens; the rest is cut off. Or ids: a
+                dataset of batches (x, y, sample_weight), as `objectives.causal_lm_examples` makes
+                it, or the backbone's dict.
+            y: int32 (rows, length), the token after each one, beside a dict.
+            batch_size: int, rows a step, of all replicas together; 32 by default. A dataset has its
+                own.
+            epochs: int, passes over the texts.
+            validation_data: texts; or ids, as a dataset or the pair of `x` and `y`.
+            seed: int, of the order of texts, anew each epoch.
+            **kwargs: further arguments of `keras.Model.fit`.
+
+        Returns:
+            A `keras.callbacks.History`.
+
+        Raises:
+            ValueError: there are no texts, or no tokenizer for them; nothing is trained then.
+            TypeError: a single string, or something else than strings among texts.
+        """
+        if _are_texts(validation_data):
+            validation_data, _ = self._batches(validation_data, batch_size)
+        if _are_texts(x):
+            x, steps = self._batches(x, batch_size, epochs, seed)
+            kwargs = {"steps_per_epoch": steps, **kwargs}
+            batch_size = None
+        if not isinstance(x, dict):
+            kwargs["shuffle"] = False  # datasets come shuffled
+        return super().fit(
+            x, y, batch_size, epochs=epochs, validation_data=validation_data, **kwargs
+        )
+
+    def evaluate(self, x=None, y=None, batch_size=None, return_dict=True, **kwargs):
+        """Measures loss, accuracy and perplexity on texts or ids.
+
+        Args:
+            x: as in `fit`.
+            y: as in `fit`.
+            batch_size: as in `fit`.
+            return_dict: bool. False gives Keras' list without names.
+            **kwargs: further arguments of `keras.Model.evaluate`.
+
+        Returns:
+            A dict of `loss`, `accuracy` and `perplexity`.
+        """
+        if _are_texts(x):
+            (x, _), batch_size = self._batches(x, batch_size), None
+        return super().evaluate(x, y, batch_size, return_dict=return_dict, **kwargs)
+
+    def _batches(self, texts, batch_size, epochs=1, seed=None):
+        """Returns batches of texts, and how many an epoch has; shuffled where there is a seed."""
+        import tensorflow as tf
+
+        from keras_llm.objectives import randomness, streams
+
+        _ = self.tokenizer  # or it is an error, before anything is trained
+        texts = tf.constant([text for block in blocks_of_texts(texts) for text in block])
+        count = len(texts)
+        batch_size = min(batch_size or 32, count)
+
+        def one_epoch(epoch):
+            dataset = tf.data.Dataset.from_tensor_slices(texts)
+            return dataset if seed is None else randomness.shuffle(dataset, count, seed, epoch)
+
+        training = seed is not None
+        dataset = streams.in_batches(one_epoch, batch_size, epochs, training, num_examples=count)
+        return dataset, max(count * epochs // batch_size // epochs, 1)
 
     # === Writing ===
 
@@ -220,8 +297,8 @@ class CausalLM(TrainingMixin, keras_hub.models.CausalLM):
             The triple of logits (batch, length, vocabulary), the backbone's output (batch, length,
             hidden_dim) and the new cache.
         """
-        if not isinstance(self.backbone, self.backbone_cls):
-            return self.keras_hub_task.call_with_cache(self, token_ids, cache, cache_update_index)
+        if not self._is_ours:
+            return super().call_with_cache(token_ids, cache, cache_update_index)
         x, cache = self.backbone.decode_step(token_ids, cache_update_index, cache)
         return self.logits(x), x, cache
 
@@ -232,8 +309,8 @@ class CausalLM(TrainingMixin, keras_hub.models.CausalLM):
         cache. Pieces have a fixed size, for graphs in which all sizes are; the last piece may begin
         with tokens of the one before, whose keys and values are written again.
         """
-        if not isinstance(self.backbone, self.backbone_cls):
-            return self.keras_hub_task._build_cache(self, token_ids)
+        if not self._is_ours:
+            return super()._build_cache(token_ids)
         batch_size, max_length = ops.shape(token_ids)
         size = min(PROMPT_PIECE, max_length)
         shape = (batch_size, max_length, self.backbone.hidden_dim)
@@ -256,8 +333,8 @@ class CausalLM(TrainingMixin, keras_hub.models.CausalLM):
 
     # === Judging ===
 
-    # What follows for every `LanguageModel` from `log_probabilities`. (Keras, which rebuilds the
-    # bases of a functional model, cannot have an abstract class among them.)
+    # What follows from `log_probabilities` for every `LanguageModel`. It cannot be a base: Keras
+    # tries to instantiate the bases of a functional model, and it is abstract.
     frame = LanguageModel.frame
     score = LanguageModel.score
     perplexity = LanguageModel.perplexity
@@ -292,24 +369,23 @@ class CausalLM(TrainingMixin, keras_hub.models.CausalLM):
             for line, (row, start, _) in zip(ids, batch, strict=True):
                 piece = sequences[row][start : start + longest + 1]
                 line[: len(piece)] = piece
-            log_p = self._judge.predict_on_batch(ids)  # (texts, longest)
+            x = {"token_ids": ids[:, :-1], "padding_mask": np.ones_like(ids[:, :-1], bool)}
+            logits = self.predict_on_batch(x)  # of padding too, which nothing before it looks at
+            log_p = -ops.sparse_categorical_crossentropy(ids[:, 1:], logits, from_logits=True)
+            log_p = ops.convert_to_numpy(log_p)  # (texts, longest)
             for line, (row, start, new) in zip(log_p, batch, strict=True):
                 target = found[row][new : start + limit]
                 target[:] = line[new - start :][: len(target)]
         return found
 
-    @functools.cached_property
-    def _judge(self):
-        """The log-probability of each token but the first; nothing after a token changes it."""
-        ids = keras.Input((None,), dtype="int32")
-        x = {"token_ids": ids[:, :-1], "padding_mask": ops.ones_like(ids[:, :-1], "bool")}
-        losses = ops.sparse_categorical_crossentropy(ids[:, 1:], self(x), from_logits=True)
-        return keras.Model(ids, -losses)
+
+def _are_texts(x):
+    return isinstance(x, (str, list)) or hasattr(x, "texts")
 
 
 def _padding_last(token_ids, padding_mask):
     """Moves each row's real tokens to its beginning."""
-    padding_mask = ops.cast(padding_mask, "bool")
+    token_ids, padding_mask = ops.cast(token_ids, "int32"), ops.cast(padding_mask, "bool")
     length = ops.shape(token_ids)[1]
     first = ops.argmax(ops.cast(padding_mask, "int32"), axis=1)  # (batch,)
     places = (ops.arange(length) + ops.cast(first, "int32")[:, None]) % length
@@ -326,17 +402,4 @@ def _check_length(backbone, length):
             f"Texts of up to {length} tokens are asked for, but the backbone has "
             f"max_sequence_length={limit} positions. Choose a smaller sequence_length of the "
             "preprocessor, or max_length."
-        )
-
-
-def _check(backbone, preprocessor):
-    """Raises ValueError where the parts of a language model do not fit together."""
-    if preprocessor is None:
-        return
-    _check_length(backbone, preprocessor.sequence_length)
-    tokens = getattr(preprocessor.tokenizer, "vocabulary", None)  # None: Keras sets it later
-    if tokens is not None and len(tokens) > backbone.vocabulary_size:
-        raise ValueError(
-            f"The tokenizer has {len(tokens)} tokens and the backbone only "
-            f"{backbone.vocabulary_size}. Use the tokenizer that the backbone was trained with."
         )

@@ -216,7 +216,7 @@ def _scale_residual_projections(blocks):
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class GPT2CausalLM(CausalLM):
+class GPT2CausalLM(CausalLM, keras_hub.models.GPT2CausalLM):
     """GPT-2 as a language model: it learns from texts and writes texts.
 
     "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019).
@@ -239,13 +239,12 @@ class GPT2CausalLM(CausalLM):
             sequences are longer than the backbone's.
 
     Example:
-        >>> import keras_hub
         >>> from keras_llm.tokenizers import WordPieceTokenizer
         >>> keras.utils.set_random_seed(0)
         >>> texts = ["春眠不覺曉，處處聞啼鳥。", "床前明月光，疑是地上霜。"] * 16
-        >>> tokenizer = WordPieceTokenizer.train(texts, vocabulary_size=32)
+        >>> tokenizer = WordPieceTokenizer.train(texts, vocabulary_size=26)
         >>> preprocessor = keras_hub.models.CausalLMPreprocessor(tokenizer, sequence_length=16)
-        >>> backbone = GPT2Backbone(32, 1, 2, 32, 64, max_sequence_length=16, dropout=0.0)
+        >>> backbone = GPT2Backbone(26, 1, 2, 32, 64, max_sequence_length=16, dropout=0.0)
         >>> model = GPT2CausalLM(backbone, preprocessor)
         >>> model.compile(keras.optimizers.Adam(1e-2), sampler="greedy")
         >>> history = model.fit(texts, batch_size=8, epochs=20, verbose=0)
@@ -254,4 +253,3 @@ class GPT2CausalLM(CausalLM):
     """
 
     backbone_cls = GPT2Backbone
-    keras_hub_task = keras_hub.models.GPT2CausalLM
