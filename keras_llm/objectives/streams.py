@@ -286,7 +286,8 @@ def stream(
         )
         return shuffle(dataset, window, seed, epoch) if training else dataset
 
-    return in_batches(one_epoch, batch_size, epochs, training, to_batch)
+    num_examples = None if training else sum(1 for _ in examples(0))
+    return in_batches(one_epoch, batch_size, epochs, training, to_batch, num_examples)
 
 
 def in_batches(
@@ -321,8 +322,8 @@ def in_batches(
     if to_batch is not None:
         dataset = dataset.map(to_batch, tf.data.AUTOTUNE, deterministic=True)
     if not training and num_examples is not None:
-        # Keras must know the number of batches: where it meets the end unprepared, it counts one
-        # too many in the loss of each head.
+        # Keras must know the number of batches: where it meets the end unprepared, it warns, and
+        # counts one too many in the loss of each head.
         batches = -(-num_examples // batch_size)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches))
     options = tf.data.Options()

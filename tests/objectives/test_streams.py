@@ -9,7 +9,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keras_llm import training
 from keras_llm.corpora import Corpus, Document
+from keras_llm.models import GPT2Backbone, GPT2CausalLM
 from keras_llm.objectives import (
     causal_lm_examples,
     denoising_examples,
@@ -130,6 +132,11 @@ def test_batches_are_shared_out_to_replicas(examples):
             np.testing.assert_array_equal(a, b)
 
 
+def test_validation_knows_its_length(examples):
+    dataset = examples(training=False)
+    assert len(dataset) == sum(1 for _ in dataset)
+
+
 def test_fixed_shapes(examples):
     for value in tf.nest.flatten(examples().element_spec):
         assert value.shape.is_fully_defined()
@@ -146,6 +153,27 @@ def test_errors_come_before_the_data(examples):
         examples(source="a cat")
     with pytest.raises(ValueError, match="batch_size=0"):
         examples(0)
+
+
+def test_fit_on_one_and_two_replicas_ends_at_the_same_weights(speeches, tokenizer):
+    texts = [speech.text[:6000] for speech in speeches[:4]]
+    found = []
+    for strategy in (tf.distribute.get_strategy(), training.strategy()):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            backbone = GPT2Backbone(2000, 1, 2, 16, 32, max_sequence_length=LENGTH, dropout=0.0)
+            model = GPT2CausalLM(backbone)
+            model.compile(training.AdamW(0.01))
+        batches = causal_lm_examples(texts, tokenizer, 16, LENGTH)
+        validation = causal_lm_examples(texts[:1], tokenizer, 16, LENGTH, training=False)
+        history = model.fit(
+            batches, steps_per_epoch=5, epochs=2, validation_data=validation, verbose=0
+        ).history
+        found.append([*model.get_weights(), history["loss"], history["val_loss"]])
+    assert history["loss"][1] < history["loss"][0]
+    assert history["val_loss"][1] < history["val_loss"][0]
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
 
 
 # === Reading and packing ===
