@@ -26,8 +26,9 @@ from keras_llm.checkpoints.electra import ELECTRA
 from keras_llm.checkpoints.published import PUBLISHED, published_folder
 from keras_llm.checkpoints.roberta import ROBERTA
 from keras_llm.checkpoints.tensors import open_tensors, write_tensors
+from keras_llm.checkpoints.xlnet import XLNET
 
-FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT, ELECTRA, ROBERTA)}
+FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT, ELECTRA, ROBERTA, XLNET)}
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]

@@ -223,7 +223,7 @@ class RelativeContext(keras.layers.Layer):
         return {
             "relative_encoding": self.position_encoding(encoding, start_index=1 - length),
             "relative_index": distances + (length - 1),
-            "different_segment": segments[:, :, None] != key_segments[:, None],
+            "different_segment": ops.not_equal(segments[:, :, None], key_segments[:, None]),
             "attention_mask": may_attend,
         }
 
