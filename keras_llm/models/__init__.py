@@ -16,7 +16,7 @@ from keras_llm.models.llama import LlamaBackbone, LlamaCausalLM
 from keras_llm.models.ngram import NGramLM
 from keras_llm.models.recurrent import RecurrentLM
 from keras_llm.models.roberta import RobertaBackbone, RobertaMaskedLM
-from keras_llm.models.t5 import T5Backbone, T5Seq2SeqLM
+from keras_llm.models.t5 import T5Backbone, T5Seq2SeqLM, T5Seq2SeqLMPreprocessor
 from keras_llm.models.transformer import Transformer
 from keras_llm.models.xlnet import XLNetBackbone, XLNetForPretraining
 
@@ -41,6 +41,7 @@ __all__ = [
     "RobertaMaskedLM",
     "T5Backbone",
     "T5Seq2SeqLM",
+    "T5Seq2SeqLMPreprocessor",
     "Transformer",
     "XLNetBackbone",
     "XLNetForPretraining",

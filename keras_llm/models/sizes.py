@@ -1,4 +1,4 @@
-"""What the sizes of every model must be."""
+"""What the sizes of every model must be, and what its tokenizer."""
 
 
 def check_sizes(**sizes):
@@ -18,3 +18,21 @@ def check_sizes(**sizes):
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} must be a positive integer. Got {size!r}.")
+
+
+def check_vocabulary(tokenizer, backbone):
+    """Refuses a tokenizer whose ids the backbone has no embedding for.
+
+    Args:
+        tokenizer: tokenizer with a `vocabulary`.
+        backbone: backbone with a `vocabulary_size`.
+
+    Raises:
+        ValueError: the tokenizer has more tokens than the backbone.
+    """
+    tokens = getattr(tokenizer, "vocabulary", None)  # None: Keras loads a file and sets it later
+    if tokens is not None and len(tokens) > backbone.vocabulary_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokens)} tokens and the backbone only "
+            f"{backbone.vocabulary_size}. Use the tokenizer that the backbone was trained with."
+        )

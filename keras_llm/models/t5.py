@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_llm.layers import DecoderBlock, EncoderBlock, RelativePositionBias
 from keras_llm.models.encoder_decoder import EncoderDecoder
-from keras_llm.models.sizes import check_sizes
+from keras_llm.models.sizes import check_sizes, check_vocabulary
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin
 
 SIZES = {  # layers of each stack, heads, d_model, d_ff, d_kv
@@ -292,6 +292,49 @@ class T5Backbone(EncoderDecoder):
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
+class T5Seq2SeqLMPreprocessor(keras_hub.models.T5Seq2SeqLMPreprocessor):
+    """Turns sources and targets into what T5 reads and is asked for.
+
+    The source is its tokens and the end token. The decoder reads the padding token and the target,
+    and is asked, at each position, for the token that comes next. It is KerasHub's preprocessor,
+    whose saved configuration lacks the lengths.
+
+    Args:
+        tokenizer: `keras_llm.tokenizers.UnigramTokenizer` or another with an end and a padding
+            token.
+        encoder_sequence_length: int, tokens that every source is cut or padded to, with the end
+            token.
+        decoder_sequence_length: int, the same for targets, with the padding token that begins them.
+        **kwargs: `name` of `keras.layers.Layer`.
+
+    Call arguments:
+        x: dict of `encoder_text` and `decoder_text`, strings (batch,).
+
+    Returns:
+        The dict of `encoder_token_ids`, `encoder_padding_mask`, `decoder_token_ids` and
+        `decoder_padding_mask`; the ids asked for; their weights, False at padding.
+
+    Example:
+        >>> from keras_llm.tokenizers import UnigramTokenizer
+        >>> tokenizer = UnigramTokenizer.train(["good day"] * 9, 10)
+        >>> preprocess = T5Seq2SeqLMPreprocessor(tokenizer, 8, 8)
+        >>> x, y, weights = preprocess({"encoder_text": ["good"], "decoder_text": ["day"]})
+        >>> x["encoder_token_ids"].shape, y.shape
+        (TensorShape([1, 8]), TensorShape([1, 8]))
+    """
+
+    backbone_cls = T5Backbone
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "encoder_sequence_length": self.encoder_sequence_length,
+            "decoder_sequence_length": self.decoder_sequence_length,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
 class T5Seq2SeqLM(TrainingMixin, keras_hub.models.T5Seq2SeqLM):
     """T5 with its output matrix: `fit` on pairs of texts, `generate` a text from a text.
 
@@ -301,8 +344,8 @@ class T5Seq2SeqLM(TrainingMixin, keras_hub.models.T5Seq2SeqLM):
 
     Args:
         backbone: `T5Backbone`, ours or KerasHub's.
-        preprocessor: `keras_hub.models.T5Seq2SeqLMPreprocessor` with the tokenizer and the lengths
-            that sources and targets are cut or padded to, or None where there are no strings.
+        preprocessor: `T5Seq2SeqLMPreprocessor` with the tokenizer, or None where inputs are token
+            ids already.
         **kwargs: `name`, `compile` of `keras_hub.models.Task`.
 
     Call arguments:
@@ -311,24 +354,29 @@ class T5Seq2SeqLM(TrainingMixin, keras_hub.models.T5Seq2SeqLM):
     Returns:
         A model whose output are logits (batch, target, vocabulary).
 
+    Raises:
+        ValueError: the tokenizer has more tokens than the backbone.
+
     Example:
-        >>> import numpy as np
-        >>> model = T5Seq2SeqLM(T5Backbone(100, 1, 2, hidden_dim=8, intermediate_dim=32))
-        >>> source = np.array([[7, 8, 9, 1]])
-        >>> target = model.generate(
-        ...     {
-        ...         "encoder_token_ids": source,
-        ...         "encoder_padding_mask": source > 0,
-        ...         "decoder_token_ids": np.zeros((1, 5), "int32"),
-        ...         "decoder_padding_mask": np.arange(5)[None] < 1,
-        ...     },
-        ...     stop_token_ids=[1],
-        ... )
-        >>> target["decoder_token_ids"].shape
-        (1, 5)
+        >>> from keras_llm.tokenizers import UnigramTokenizer
+        >>> keras.utils.set_random_seed(0)
+        >>> sources, targets = ["say yes", "say no"] * 16, ["yes", "no"] * 16
+        >>> tokenizer = UnigramTokenizer.train(sources + targets, 11)
+        >>> preprocessor = T5Seq2SeqLMPreprocessor(tokenizer, 8, 8)
+        >>> model = T5Seq2SeqLM(T5Backbone(16, 1, 2, 32, 64, dropout=0.0), preprocessor)
+        >>> model.compile(AdamW(1e-2))
+        >>> history = model.fit(sources, targets, batch_size=8, epochs=8, verbose=0)
+        >>> model.generate("say no")
+        'no'
     """
 
     backbone_cls = T5Backbone
+    preprocessor_cls = T5Seq2SeqLMPreprocessor
+
+    def __init__(self, backbone, preprocessor=None, **kwargs):
+        if preprocessor is not None:
+            check_vocabulary(preprocessor.tokenizer, backbone)
+        super().__init__(backbone, preprocessor, **kwargs)
 
     def compile(
         self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler="greedy", **kwargs
@@ -357,17 +405,29 @@ class T5Seq2SeqLM(TrainingMixin, keras_hub.models.T5Seq2SeqLM):
         )
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
-        """Turns strings into ids; examples that are ids already stay as they are."""
+        """Turns strings into ids; KerasHub calls it on each batch. Ids stay as they are.
+
+        Args:
+            x: strings (batch,), the sources; or a dict of `encoder_text` and `decoder_text`, both
+                strings (batch,); or the backbone's dict.
+            y: strings (batch,), the targets, beside sources; or ids, beside ids.
+            sample_weight: weights of ids.
+
+        Returns:
+            The backbone's dict, the ids asked for and their weights.
+        """
         if isinstance(x, dict) and "encoder_token_ids" in x:
             return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-        return super().preprocess_samples(x, y, sample_weight)
+        if y is not None:
+            x = {"encoder_text": x, "decoder_text": y}
+        return super().preprocess_samples(x)
 
     # How KerasHub's `generate` reaches into the model. Its own backbone has no such methods; the
     # class above knows how to go through it.
 
     @property
     def _is_ours(self):
-        return isinstance(self.backbone, EncoderDecoder)
+        return isinstance(self.backbone, self.backbone_cls)
 
     def _logits(self, hidden_states):
         if not self._is_ours:

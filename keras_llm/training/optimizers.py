@@ -53,7 +53,7 @@ class AdamW(GlobalGradients, keras.optimizers.AdamW):
         >>> optimizer = AdamW(schedule)
     """
 
-    not_decayed = frozenset({"bias", "beta", "gamma"})
+    not_decayed = frozenset({"bias", "beta", "gamma", "scale"})
 
     def __init__(
         self, learning_rate=1e-4, weight_decay=0.01, global_clipnorm=1.0, epsilon=1e-6, **kwargs
