@@ -88,8 +88,8 @@ class TranslatorPreprocessor(keras_hub.models.Preprocessor):
     for the token that comes next: `tokens [SEP]`. A batch is padded to its longest text only.
 
     Args:
-        tokenizer: `keras_llm.tokenizers.WordPieceTokenizer` or another with a start, an end and a
-            padding token.
+        tokenizer: `keras_llm.tokenizers.WordPieceTokenizer` or another with an end and a padding
+            token; targets begin with its start token, or the padding token where it has none.
         sequence_length: int, the most tokens of a source and of a target, with the end token; the
             rest of a longer text is cut off.
         **kwargs: `name` of `keras.layers.Layer`.
@@ -121,6 +121,11 @@ class TranslatorPreprocessor(keras_hub.models.Preprocessor):
         self.tokenizer = tokenizer
         self.sequence_length = sequence_length
 
+    @property
+    def start_token_id(self):
+        """The token that targets begin with: that of the tokenizer, or padding, as in T5."""
+        return getattr(self.tokenizer, "start_token_id", self.tokenizer.pad_token_id)
+
     def call(self, x, y=None, sample_weight=None):
         """Returns the inputs and, with targets, the tokens asked for and their weights."""
         pad = self.tokenizer.pad_token_id
@@ -130,7 +135,7 @@ class TranslatorPreprocessor(keras_hub.models.Preprocessor):
             return inputs
 
         labels = self._ended(y)  # ragged (batch, None)
-        start = tf.fill((labels.nrows(), 1), self.tokenizer.start_token_id)
+        start = tf.fill((labels.nrows(), 1), self.start_token_id)
         read, mask = _padded(tf.concat([start, labels[:, :-1]], axis=1), pad)
         labels, _ = _padded(labels, pad)
         weights = tf.cast(mask, tf.float32)

@@ -9,8 +9,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_llm.generation import beam_search, greedy_search
+from keras_llm.models.sizes import check_vocabulary
 from keras_llm.tasks.preprocessing import TranslatorPreprocessor
-from keras_llm.tasks.text_task import TextTask, as_strings, check_vocabulary
+from keras_llm.tasks.text_task import TextTask, as_strings
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, WarmupInverseSquareRootDecay
 
 # What translations copy, and tokenizers tear apart or lowercase: %1, `code`, Ctrl+C, JupyterLab.
@@ -27,8 +28,8 @@ class Translator(TextTask):
     lowercases.
 
     Args:
-        backbone: `keras_llm.models.Transformer`.
-        tokenizer: `keras_llm.tokenizers.WordPieceTokenizer`.
+        backbone: an `EncoderDecoder`: `keras_llm.models.Transformer` or `T5Backbone`.
+        tokenizer: a tokenizer of `keras_llm.tokenizers`.
         sequence_length: int, the most tokens of a source and of a target; the rest of a longer
             text is cut off.
         **kwargs: `name`, `compile` of `keras_hub.models.Task`.
@@ -208,7 +209,7 @@ class Translator(TextTask):
             "next_logits": next_logits,
             "cache": cache,
             "batch_size": batch,
-            "start_id": tokenizer.start_token_id,
+            "start_id": self.preprocessor.start_token_id,
             "end_id": tokenizer.end_token_id,
             "pad_id": tokenizer.pad_token_id,
             "max_length": max_length,
