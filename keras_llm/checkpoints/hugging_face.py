@@ -23,12 +23,16 @@ import numpy as np
 from keras_llm.checkpoints.bert import BERT
 from keras_llm.checkpoints.distilbert import DISTILBERT
 from keras_llm.checkpoints.electra import ELECTRA
+from keras_llm.checkpoints.gpt2 import GPT2
+from keras_llm.checkpoints.llama import LLAMA
 from keras_llm.checkpoints.published import PUBLISHED, published_folder
 from keras_llm.checkpoints.roberta import ROBERTA
 from keras_llm.checkpoints.tensors import open_tensors, write_tensors
 from keras_llm.checkpoints.xlnet import XLNET
 
-FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT, ELECTRA, ROBERTA, XLNET)}
+FAMILIES = {
+    family.model_type: family for family in (BERT, DISTILBERT, ELECTRA, GPT2, LLAMA, ROBERTA, XLNET)
+}
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
