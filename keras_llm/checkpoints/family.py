@@ -97,6 +97,8 @@ class Family:
         read_settings: function from `config.json`, a dict, to more arguments of the backbone.
         write_settings: its inverse, function of a backbone to more of `config.json`.
         copies: dict from names of tensors to those that they repeat: tied weights.
+        fills_copies: bool, whether a variable of ours that is a copy in a file that lacks it begins
+            as what it repeats.
         ignored: tuple of patterns of tensors that hold nothing, or nothing that the backbone
             computes with.
         load_tokenizer: function from a folder to the tokenizer.
@@ -127,6 +129,7 @@ class Family:
     read_settings: Callable = lambda config: {}
     write_settings: Callable = lambda backbone: {}
     copies: dict[str, str] = field(default_factory=dict)
+    fills_copies: bool = False
     ignored: tuple[str, ...] = ()
     token_ids: dict[str, str] = field(default_factory=lambda: {"pad_token_id": "pad_token_id"})
 

@@ -27,11 +27,12 @@ from keras_llm.checkpoints.gpt2 import GPT2
 from keras_llm.checkpoints.llama import LLAMA
 from keras_llm.checkpoints.published import PUBLISHED, published_folder
 from keras_llm.checkpoints.roberta import ROBERTA
+from keras_llm.checkpoints.t5 import T5
 from keras_llm.checkpoints.tensors import open_tensors, write_tensors
 from keras_llm.checkpoints.xlnet import XLNET
 
 FAMILIES = {
-    family.model_type: family for family in (BERT, DISTILBERT, ELECTRA, GPT2, LLAMA, ROBERTA, XLNET)
+    family.model_type: family for family in (BERT, DISTILBERT, ELECTRA, GPT2, LLAMA, ROBERTA, T5, XLNET)
 }
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -281,6 +282,9 @@ def _assign(family, model, files, folder):
         arrays = _tuple(entry.write(*ours))
         expected |= {name: a.shape for name, a in zip(entry.theirs, arrays, strict=True)}
     copies = {copy: of for copy, of in family.copies.items() if copy not in expected}
+    for copy, original in family.copies.items():
+        if family.fills_copies and copy in expected and original in stored:
+            stored.setdefault(copy, stored[original])
 
     def is_left(name):
         is_unread_head = type(model) is family.backbone and family.is_head(name)
