@@ -13,7 +13,8 @@ Notable:
 - a model says how it normalizes. `nmt_nfkc`, the usual one and T5's, folds compatible characters:
   "，" is read and written as ",". Runs of spaces are read as one;
 - SentencePiece learns, and its op in TensorFlow Text tokenizes, eagerly and in graphs alike. The
-  ids are those of the library's own Python interface;
+  ids are those of the library's own Python interface, save where two ways to cut a word are equally
+  likely ("III" as "II", "I" or as "I", "II"): there the two versions may choose differently;
 - T5 marks the spans that it corrupts with sentinels, `<extra_id_0>`, `<extra_id_1>`, ..., which are
   no part of the SentencePiece model. They stand behind it, the first with the highest id;
 - special tokens and sentinels spelled out in a text are plain text;
@@ -85,12 +86,12 @@ class UnigramTokenizer(SubwordTokenizer):
 
     Example:
         >>> texts = ["the cat sat on the mat", "the dog sat on the log"] * 3
-        >>> tokenizer = UnigramTokenizer.train(texts, 24, num_sentinels=2)
+        >>> tokenizer = UnigramTokenizer.train(texts, 20, num_sentinels=2)
         >>> ids = tokenizer.encode("the cat")
         >>> tokenizer.decode([*ids, tokenizer.end_token_id])
         'the cat'
         >>> tokenizer.sentinel_ids
-        (23, 22)
+        (19, 18)
     """
 
     T5 = MappingProxyType({"pad_token": "<pad>", "end_token": "</s>", "unk_token": "<unk>"})
@@ -137,7 +138,7 @@ class UnigramTokenizer(SubwordTokenizer):
         special_tokens: Mapping[str, str] = T5,
         num_sentinels: int = 0,
         keep_accents: bool = True,
-        character_coverage: float = 0.9995,
+        character_coverage: float = 1.0,
         normalization: str = "nmt_nfkc",
     ) -> "UnigramTokenizer":
         """Learns pieces and their probabilities.
@@ -150,8 +151,9 @@ class UnigramTokenizer(SubwordTokenizer):
                 is the "unk_token".
             num_sentinels: as in the class.
             keep_accents: as in the class.
-            character_coverage: float, the share of the text's characters that shall have pieces;
-                the rarest of the rest are unknown. Chinese has many that appear once.
+            character_coverage: float, the share of the text's characters that shall have pieces.
+                With less than 1 the rarest are unknown: 0.9995 is usual for much text and for
+                Chinese, where thousands of characters appear once and would fill the vocabulary.
             normalization: str, "nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf" (lowercase) or
                 "identity", which keeps full-width and other compatible characters as they are.
 
@@ -166,7 +168,7 @@ class UnigramTokenizer(SubwordTokenizer):
         Example:
             >>> tokenizer = UnigramTokenizer.train(["low lower lowest"] * 3, 14)
             >>> [tokenizer.id_to_token(i) for i in tokenizer.encode("lower")]
-            ['▁low', 'er']
+            ['▁lowe', 'r']
         """
         if "unk_token" not in special_tokens:
             raise ValueError("`special_tokens` needs an `unk_token`: a unigram model has one.")

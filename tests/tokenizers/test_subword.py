@@ -214,7 +214,7 @@ def test_keras_hub_task_with_this_tokenizer(tokenizer, tmp_path):
     eager = preprocessor(text)["token_ids"]
     mapped = tf.data.Dataset.from_tensors(text).map(preprocessor).get_single_element()
     np.testing.assert_array_equal(eager, mapped["token_ids"])
-    ids = [tokenizer.cls_token_id, *tokenizer.encode(text[1]), tokenizer.sep_token_id]
+    ids = [tokenizer.start_token_id, *tokenizer.encode(text[1]), tokenizer.end_token_id]
     assert np.array(eager)[1].tolist() == ids + [tokenizer.pad_token_id] * (12 - len(ids))
 
     expected = task.predict(text, verbose=0)
