@@ -19,8 +19,8 @@ def every_seventh_document(name, load=corpora.load):
     return dataclasses.replace(corpus, read=lambda: itertools.islice(corpus.read(), 0, None, 7))
 
 
-def test_the_examples_fit_export_and_translate(tmp_path, monkeypatch, capsys):
-    classify, translate = re.findall(
+def test_the_examples_fit_export_translate_and_embed(tmp_path, monkeypatch, capsys):
+    classify, translate, embed = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL
     )
     monkeypatch.setattr(corpora, "load", every_seventh_document)  # the whole takes minutes
@@ -30,6 +30,11 @@ def test_the_examples_fit_export_and_translate(tmp_path, monkeypatch, capsys):
     model = names["model"]
     exec(compile(translate, "README.md", "exec"), names)
     assert re.search(r"[\u4e00-\u9fff]", capsys.readouterr().out.splitlines()[-1])
+    exec(compile(embed, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    similarity = np.array(re.findall(r"-?\d\.\d*", printed), float).reshape(3, 3)
+    np.testing.assert_allclose(similarity.diagonal(), 1)
+    assert similarity[0, 1] > similarity[0, 2] + 0.2  # moved to tears, not to the battery
 
     texts, labels = names["snippets"].validation.labelled("label", names["classes"])
     assert set(labels) == {"negative", "positive"}
