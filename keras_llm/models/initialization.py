@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_llm.layers import SinePositionEncoding
+from keras_llm.models.xlnet import XLNetBackbone
 
 
 def mimetic_initialization(backbone, seed=0):
@@ -23,9 +24,15 @@ def mimetic_initialization(backbone, seed=0):
     the longest sequence. The waves are 0.1 high, several times BERT's token embeddings (standard
     deviation 0.02): at first the place counts, not the word. Everything is learned on from there.
 
+    XLNet's positions are relative: there each head looks at a distance of its own, 1 before, 1
+    behind, 2 before, and so on, and less at others: as much as the inverse square of how far they
+    are from it. The encodings of distances are sine waves already, and the product of two of them
+    is largest where the distances are the same.
+
     Args:
-        backbone: `BertBackbone`, changed in place. One that is trained would lose what it learned.
-        seed: int, of the kernels.
+        backbone: `BertBackbone` or `XLNetBackbone`, changed in place. One that is trained would
+            lose what it learned.
+        seed: int, of the kernels. XLNet's start is without chance.
 
     Example:
         >>> from keras_llm.models import BertBackbone
@@ -35,6 +42,9 @@ def mimetic_initialization(backbone, seed=0):
         >>> bool(ops.all(attention.query_dense.kernel == attention.key_dense.kernel))
         True
     """
+    if isinstance(backbone, XLNetBackbone):
+        _look_at_distances(backbone)
+        return
     positions = backbone.position_embedding.embeddings  # (max_sequence_length, hidden_dim)
     waves = SinePositionEncoding(positions.shape[0] / (2 * math.pi), dtype="float32")
     positions.assign(0.1 * waves(ops.zeros(positions.shape)))
@@ -46,3 +56,26 @@ def mimetic_initialization(backbone, seed=0):
         kernel = initializer(attention.query_dense.kernel.shape)  # (hidden_dim, hidden_dim)
         attention.query_dense.kernel.assign(kernel)
         attention.key_dense.kernel.assign(kernel)
+
+
+def _look_at_distances(backbone):
+    """Lets the first feature of each head say how near a distance is to the head's own."""
+    hidden_dim, heads = backbone.hidden_dim, backbone.num_heads
+    depth = hidden_dim // heads
+    own = [(-1) ** head * (head // 2 + 1) for head in range(heads)]  # 1, -1, 2, -2, ...
+    encode = SinePositionEncoding(dtype="float32")
+    waves = [encode(ops.zeros((1, hidden_dim)), start_index=distance)[0] for distance in own]
+    waves = ops.stack(waves, axis=1)  # (hidden_dim, heads)
+
+    # The lengths of the waves are spread evenly over the logarithms up to that of 10000: from a
+    # distance to one that is e times as far from the head's own, their product falls by
+    # hidden_dim / 2 / log(10000). Divided by the root of the depth, that shall be 2.
+    scale = 2 * math.log(10000) / (hidden_dim / 2) * depth**0.5
+    for layer in backbone.transformer_layers:
+        attention = layer.self_attention
+        kernel = ops.reshape(attention.position_dense.kernel, (hidden_dim, heads, depth))
+        kernel = ops.concatenate([waves[:, :, None] * scale**0.5, kernel[:, :, 1:]], axis=2)
+        attention.position_dense.kernel.assign(ops.reshape(kernel, (hidden_dim, heads * depth)))
+        bias = attention.position_bias  # (heads, depth)
+        first = ops.full((heads, 1), scale**0.5)
+        bias.assign(ops.concatenate([first, bias[:, 1:]], axis=1))
