@@ -23,7 +23,8 @@ def export(model, path):
     The folder receives `1/`, `2/`, ... as TF Serving expects them. A version is written beside and
     renamed when it is whole, so a server that watches the folder never sees half a model. The
     signature `serving_default` takes `text`, string (batch,), and returns what the model's `serve`
-    does: for a classifier `label`, string (batch,), and `probabilities`, float32 (batch, classes).
+    does: for a classifier `label`, string (batch,), and `probabilities`, float32 (batch, classes),
+    for an embedder `embedding`, float32 (batch, features).
 
     Args:
         model: A task such as `keras_llm.tasks.TextClassifier`.
@@ -108,8 +109,8 @@ with tf.compat.v1.Session(graph=tf.Graph()) as session:
     outputs = {name: tensor.name for name, tensor in signature.outputs.items()}
     served = session.run(outputs, {signature.inputs["text"].name: json.load(sys.stdin)})
 print(json.dumps({
-    "label": [label.decode() for label in served["label"]],
-    "probabilities": served["probabilities"].tolist(),
+    name: [text.decode() for text in values] if values.dtype == object else values.tolist()
+    for name, values in served.items()
 }))
 """
 
@@ -125,7 +126,8 @@ def check(version, texts):
         texts: List of str.
 
     Returns:
-        A dict of `label`, a list of str, and `probabilities`, float (texts, classes).
+        What the signature returns, for a classifier a dict of `label`, a list of str, and
+        `probabilities`, float32 (texts, classes).
 
     Raises:
         RuntimeError: the export does not load or does not answer; the message holds the end of
@@ -146,4 +148,7 @@ def check(version, texts):
     if process.returncode:
         raise RuntimeError(f"{version} does not serve. The loader said: {process.stderr[-2000:]}")
     served = json.loads(process.stdout.splitlines()[-1])
-    return {**served, "probabilities": np.array(served["probabilities"], "float32")}
+    return {
+        name: values if isinstance(values[0], str) else np.array(values, "float32")
+        for name, values in served.items()
+    }

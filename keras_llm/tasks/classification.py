@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_llm.models.encoder import sequence_output
+from keras_llm.models.sizes import check_vocabulary
 from keras_llm.tasks.preprocessing import TextClassifierPreprocessor
-from keras_llm.tasks.text_task import TextTask, as_strings, check_vocabulary
+from keras_llm.tasks.text_task import TextTask, as_strings, check_sequence_length
 from keras_llm.training import AdamW, GlobalMeanCrossentropy
 
 
@@ -16,15 +18,15 @@ class TextClassifier(TextTask):
     "BERT" (Devlin et al., 2018), section 4.1: the vector of the text, dropout, one dense layer.
 
     Args:
-        backbone: `keras_llm.models.BertBackbone`, or a KerasHub backbone that has a
-            `pooled_output`.
+        backbone: an encoder such as `keras_llm.models.BertBackbone`, ours or KerasHub's. One
+            without a `pooled_output`, such as RoBERTa, gets a new layer for it.
         tokenizer: the tokenizer that the backbone was pretrained with.
         classes: list of str, the names of the classes.
         sequence_length: int, the most tokens of a text; the rest is cut off. By default what the
             backbone takes, 128 at most.
         dropout: float in [0, 1), on the vector of the text.
-        pooling: str, where the vector of the text comes from. "cls" is the backbone's pooled
-            `[CLS]`, as in BERT. "mean" puts the mean over all tokens through the same layer
+        pooling: str, where the vector of the text comes from. "cls" is the first token, `[CLS]`,
+            put through a layer, as in BERT. "mean" puts the mean over all tokens through that layer
             ("Sentence-BERT", Reimers and Gurevych, 2019, section 3): better where pretraining was
             too short for `[CLS]` to learn to sum up a text.
         **kwargs: `name`, `compile` of `keras_hub.models.Task`.
@@ -68,7 +70,18 @@ class TextClassifier(TextTask):
 
         # === Layers ===
         self.backbone = backbone
-        self.preprocessor = TextClassifierPreprocessor(tokenizer, classes, sequence_length)
+        self.preprocessor = TextClassifierPreprocessor(
+            tokenizer, classes, sequence_length, segments="segment_ids" in backbone.input
+        )
+        pooled_dense = getattr(backbone, "pooled_dense", None)
+        if pooled_dense is None:
+            pooled_dense = self.pooled_dense = keras.layers.Dense(
+                backbone.hidden_dim,
+                activation="tanh",
+                kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+                dtype=backbone.dtype_policy,
+                name="pooled_dense",
+            )
         self.output_dropout = keras.layers.Dropout(
             dropout, dtype=backbone.dtype_policy, name="output_dropout"
         )
@@ -81,11 +94,14 @@ class TextClassifier(TextTask):
 
         # === Functional Model ===
         encoded = backbone(backbone.input)
-        pooled = encoded["pooled_output"]  # (batch, hidden_dim)
+        x = sequence_output(encoded)  # (batch, length, hidden_dim)
         if pooling == "mean":
             average = keras.layers.GlobalAveragePooling1D(dtype=backbone.dtype_policy)
-            mean = average(encoded["sequence_output"], mask=backbone.input["padding_mask"])
-            pooled = backbone.pooled_dense(mean)
+            pooled = pooled_dense(average(x, mask=backbone.input["padding_mask"]))
+        elif isinstance(encoded, dict):
+            pooled = encoded["pooled_output"]  # (batch, hidden_dim)
+        else:
+            pooled = pooled_dense(x[:, 0])
         logits = self.output_dense(self.output_dropout(pooled))  # (batch, classes)
         super().__init__(inputs=backbone.input, outputs=logits, **kwargs)
 
@@ -174,9 +190,5 @@ def _check(backbone, tokenizer, classes, sequence_length, limit):
     classes = as_strings(classes, "classes")
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise ValueError(f"classes must be two or more different names, not {classes}.")
-    if not 3 <= sequence_length <= limit:
-        raise ValueError(
-            f"sequence_length={sequence_length} must be at least 3 and at most the backbone's "
-            f"{limit} positions."
-        )
+    check_sequence_length(sequence_length, limit)
     check_vocabulary(tokenizer, backbone)

@@ -6,17 +6,74 @@ import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class TextClassifierPreprocessor(keras_hub.models.Preprocessor):
-    """Turns texts into `[CLS] tokens [SEP]` and names of classes into their numbers.
+class EncoderPreprocessor(keras_hub.models.Preprocessor):
+    """Turns texts into `[CLS] tokens [SEP]`, or whatever the tokenizer's first and last token are.
 
     A batch is padded to its longest text only: short texts stay cheap.
 
     Args:
-        tokenizer: `keras_llm.tokenizers.WordPieceTokenizer` or a KerasHub tokenizer with `[CLS]`
-            and `[SEP]`.
+        tokenizer: a tokenizer of `keras_llm.tokenizers` or of KerasHub with a start, an end and a
+            padding token.
+        sequence_length: int, the most tokens of a text, the first and the last included; the rest
+            of a longer text is cut off.
+        segments: bool, whether the model reads `segment_ids`.
+        **kwargs: `name` of `keras.layers.Layer`.
+
+    Call arguments:
+        x: string tensor (batch,).
+        y: targets, or None.
+        sample_weight: float tensor (batch,), or None.
+
+    Returns:
+        The dict of `token_ids` int32, `padding_mask` bool and, with `segments`, `segment_ids`
+        int32, each (batch, length), and where given targets and weights as they are.
+
+    Example:
+        >>> from keras_llm.tokenizers import WordPieceTokenizer
+        >>> tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine"])
+        >>> preprocess = EncoderPreprocessor(tokenizer, sequence_length=8)
+        >>> preprocess(tf.constant(["fine fine", "fine"]))["token_ids"].numpy().tolist()
+        [[2, 5, 5, 3], [2, 5, 3, 0]]
+    """
+
+    def __init__(self, tokenizer, sequence_length=128, segments=True, **kwargs):
+        super().__init__(**kwargs)
+        self.tokenizer = tokenizer
+        self.sequence_length = sequence_length
+        self.segments = segments
+
+    def call(self, x, y=None, sample_weight=None):
+        """Returns the inputs, the targets and the weights."""
+        inputs = self._inputs(tf.convert_to_tensor(x, tf.string))
+        return keras.utils.pack_x_y_sample_weight(inputs, y, sample_weight)
+
+    def _inputs(self, texts):
+        tokens = self.tokenizer(texts)[:, : self.sequence_length - 2]  # ragged (batch, None)
+        first = tf.fill((tf.shape(texts)[0], 1), self.tokenizer.start_token_id)
+        last = tf.fill((tf.shape(texts)[0], 1), self.tokenizer.end_token_id)
+        rows = tf.concat([first, tokens, last], axis=1)
+        token_ids, padding_mask = _padded(rows, self.tokenizer.pad_token_id)
+        inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        return inputs | {"segment_ids": tf.zeros_like(token_ids)} if self.segments else inputs
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "sequence_length": self.sequence_length,
+            "segments": self.segments,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class TextClassifierPreprocessor(EncoderPreprocessor):
+    """Turns texts into what an encoder reads and names of classes into their numbers.
+
+    Args:
+        tokenizer: as in `EncoderPreprocessor`.
         classes: list of str, the names in the order of the model's outputs.
-        sequence_length: int, the most tokens of a text, `[CLS]` and `[SEP]` included; the rest of a
-            longer text is cut off.
+        sequence_length: as in `EncoderPreprocessor`.
+        segments: as in `EncoderPreprocessor`.
         **kwargs: `name` of `keras.layers.Layer`.
 
     Call arguments:
@@ -25,8 +82,8 @@ class TextClassifierPreprocessor(keras_hub.models.Preprocessor):
         sample_weight: float tensor (batch,), or None.
 
     Returns:
-        The dict of `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each (batch,
-        length), and where given the numbers int32 (batch,) and the weights.
+        The dict of `token_ids` int32, `padding_mask` bool and, with `segments`, `segment_ids`
+        int32, each (batch, length), and where given the numbers int32 (batch,) and the weights.
 
     Example:
         >>> from keras_llm.tokenizers import WordPieceTokenizer
@@ -37,30 +94,15 @@ class TextClassifierPreprocessor(keras_hub.models.Preprocessor):
         ([[2, 5, 5, 3], [2, 5, 3, 0]], [1, 0])
     """
 
-    def __init__(self, tokenizer, classes, sequence_length=128, **kwargs):
-        super().__init__(**kwargs)
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer, classes, sequence_length=128, segments=True, **kwargs):
+        super().__init__(tokenizer, sequence_length, segments, **kwargs)
         self.classes = list(classes)
-        self.sequence_length = sequence_length
 
     def call(self, x, y=None, sample_weight=None):
         """Returns the inputs, the numbers of the classes and the weights."""
-        inputs = self._inputs(tf.convert_to_tensor(x, tf.string))
         if y is not None:
             y = self._numbers(tf.convert_to_tensor(y, tf.string))
-        return keras.utils.pack_x_y_sample_weight(inputs, y, sample_weight)
-
-    def _inputs(self, texts):
-        tokens = self.tokenizer(texts)[:, : self.sequence_length - 2]  # ragged (batch, None)
-        first = tf.fill((tf.shape(texts)[0], 1), self.tokenizer.cls_token_id)
-        last = tf.fill((tf.shape(texts)[0], 1), self.tokenizer.sep_token_id)
-        rows = tf.concat([first, tokens, last], axis=1)
-        token_ids, padding_mask = _padded(rows, self.tokenizer.pad_token_id)
-        return {
-            "token_ids": token_ids,
-            "segment_ids": tf.zeros_like(token_ids),
-            "padding_mask": padding_mask,
-        }
+        return super().call(x, y, sample_weight)
 
     def _numbers(self, names):
         matches = names[:, None] == tf.constant(self.classes)  # (batch, classes)
@@ -73,11 +115,7 @@ class TextClassifierPreprocessor(keras_hub.models.Preprocessor):
 
     def get_config(self):
         """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "classes": self.classes,
-            "sequence_length": self.sequence_length,
-        }
+        return {**super().get_config(), "classes": self.classes}
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")

@@ -159,19 +159,18 @@ def as_strings(values, what):
     return values
 
 
-def check_vocabulary(tokenizer, backbone):
-    """Refuses a tokenizer whose ids the backbone has no embedding for.
+def check_sequence_length(sequence_length, limit):
+    """Refuses a length that leaves no room for text or that the backbone has no positions for.
 
     Args:
-        tokenizer: tokenizer with a `vocabulary`.
-        backbone: backbone with a `vocabulary_size`.
+        sequence_length: int, the most tokens of a text, with the first and the last.
+        limit: int, the backbone's positions.
 
     Raises:
-        ValueError: the tokenizer has more tokens than the backbone.
+        ValueError: it is less than 3 or more than `limit`.
     """
-    tokens = getattr(tokenizer, "vocabulary", None)  # None: Keras loads a file and sets it later
-    if tokens is not None and len(tokens) > backbone.vocabulary_size:
+    if not 3 <= sequence_length <= limit:
         raise ValueError(
-            f"The tokenizer has {len(tokens)} tokens and the backbone only "
-            f"{backbone.vocabulary_size}. Use the tokenizer that the backbone was trained with."
+            f"sequence_length={sequence_length} must be at least 3 and at most the backbone's "
+            f"{limit} positions."
         )

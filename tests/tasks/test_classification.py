@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from keras_llm import training
-from keras_llm.models import BertBackbone
+from keras_llm.models import BertBackbone, RobertaBackbone
 from keras_llm.tasks import TextClassifier, TextClassifierPreprocessor
-from keras_llm.tokenizers import WordPieceTokenizer
+from keras_llm.tokenizers import BytePairTokenizer, WordPieceTokenizer
 
 WORDS = ["good", "bad", "film", "very", "a", "the", "好", "坏"]
 TOKENIZER = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
@@ -178,3 +178,24 @@ def test_parts_that_do_not_fit(arguments, message):
 def test_tokenizer_larger_than_the_backbone():
     with pytest.raises(ValueError, match="13 tokens and the backbone only 5"):
         TextClassifier(backbone(vocabulary_size=5), TOKENIZER, ["negative", "positive"])
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("cls", [RobertaBackbone, keras_hub.models.RobertaBackbone])
+def test_backbone_without_pooled_output_and_segments(tmp_path, cls, pooling):
+    keras.utils.set_random_seed(0)
+    tokenizer = BytePairTokenizer.train(TEXTS, 270, special_tokens=BytePairTokenizer.ROBERTA)
+    size = tokenizer.vocabulary_size()
+    backbone = cls(size, 1, 2, 16, 32, dropout=0.0, max_sequence_length=20)
+    model = TextClassifier(
+        backbone, tokenizer, ["negative", "positive"], dropout=0.0, pooling=pooling
+    )
+    model.compile(training.AdamW(0.003))
+    model.fit(TEXTS, LABELS, batch_size=16, epochs=30, verbose=0)
+    assert model.evaluate(TEXTS, LABELS, verbose=0)["accuracy"] == 1.0
+    model.save(tmp_path / "classifier.keras")
+    loaded = keras.models.load_model(tmp_path / "classifier.keras")
+    expected = model.predict(TEXTS, verbose=0)["probabilities"]
+    np.testing.assert_allclose(
+        loaded.predict(TEXTS, verbose=0)["probabilities"], expected, atol=1e-6
+    )
