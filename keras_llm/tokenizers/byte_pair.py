@@ -37,7 +37,6 @@ from types import MappingProxyType
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_text
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -49,6 +48,7 @@ from tokenizers.trainers import BpeTrainer
 from keras_llm.tokenizers.subword import (
     CONFIG_FILE,
     TOKENIZER_FILE,
+    SentencepieceEngine,
     SubwordTokenizer,
     read_added_tokens,
     read_json,
@@ -257,7 +257,7 @@ class BytePairTokenizer(SubwordTokenizer):
         _check_special(self.special_tokens, ranks)
         _check_merges(self._ids, self.merges)
         with tf.init_scope():  # constants, never part of a caller's graph
-            self._pieces = tensorflow_text.SentencepieceTokenizer(_proto(tokens, ranks))
+            self._pieces = SentencepieceEngine(_proto(tokens, ranks))
             self._texts = tf.constant(self._token_texts({*ranks, *_BYTE_OF}))
 
     def _token_texts(self, made_of_bytes: set[str]) -> list[bytes]:

@@ -11,6 +11,7 @@ Notable:
   give it several roles: the token that starts a text is BERT's `cls_token`.
 """
 
+import hashlib
 import json
 import os
 import warnings
@@ -22,6 +23,8 @@ import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
+import tensorflow_text
+from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer
 
 CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -306,6 +309,35 @@ class SubwordTokenizer(keras_hub.tokenizers.Tokenizer):
         config = super().get_config()
         del config["dtype"]  # always int32
         return config
+
+
+# === Engine ===
+
+
+class SentencepieceEngine(tensorflow_text.SentencepieceTokenizer):
+    """TensorFlow Text's engine for a SentencePiece model, which outlives the setting of a seed.
+
+    There the model belongs to the op that read it, and `tf.random.set_seed` drops all ops that were
+    run. A model with a name of its own belongs to none.
+
+    Args:
+        model: bytes, the serialized model.
+    """
+
+    def __init__(self, model: bytes):
+        super().__init__(model)
+        self._model_resource = _NamedModel(model)
+
+
+class _NamedModel(tf.saved_model.experimental.TrackableResource):
+    def __init__(self, model: bytes):
+        super().__init__()
+        self._model = model
+        _ = self.resource_handle  # asked for, it is created
+
+    def _create_resource(self):
+        name = hashlib.sha256(self._model).hexdigest()
+        return gen_sentencepiece_tokenizer.sentencepiece_op(model=self._model, shared_name=name)
 
 
 # === Training ===

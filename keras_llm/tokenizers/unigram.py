@@ -45,6 +45,7 @@ from keras_llm.tokenizers.subword import (
     CONFIG_FILE,
     NO_TEXT,
     TOKENIZER_FILE,
+    SentencepieceEngine,
     SubwordTokenizer,
     read_json,
     read_special_tokens,
@@ -237,7 +238,7 @@ class UnigramTokenizer(SubwordTokenizer):
         shown = np.full(len(model.pieces), True)
         shown[[*hidden, *self.sentinel_ids]] = False
         with tf.init_scope():  # constants, never part of a caller's graph
-            self._pieces = tensorflow_text.SentencepieceTokenizer(model.SerializeToString())
+            self._pieces = SentencepieceEngine(model.SerializeToString())
             self._shown = tf.constant(shown)
 
     # === Files ===

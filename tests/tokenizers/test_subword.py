@@ -77,6 +77,13 @@ def served(tokenizer, tmp_path_factory):
     return lambda texts: session.run(outputs, {text: [t.encode() for t in texts]})
 
 
+def test_a_seed_changes_nothing(tokenizer):
+    """TensorFlow forgets its ops then, and with them a model that an op owns."""
+    before = tokenizer.encode(MIXED)
+    keras.utils.set_random_seed(1)
+    assert tokenizer.encode(MIXED) == before
+
+
 @settings(max_examples=60, deadline=None)
 @given(batch=st.lists(texts, min_size=1, max_size=6))
 def test_one_engine_everywhere(tokenizer, graph, served, batch):
