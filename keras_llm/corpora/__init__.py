@@ -1,8 +1,19 @@
-"""Where text comes from: bundled, from other packages, and the user's own files."""
+"""Where text comes from: bundled, from other packages, the user's own files; and its cleaning."""
 
 from keras_llm.corpora.catalogue import available, load
+from keras_llm.corpora.cleaning import clean, drop_near_duplicates, near_duplicates
 from keras_llm.corpora.corpus import Corpus, Document
 from keras_llm.corpora.files import from_files
 from keras_llm.corpora.sentences import sentences
 
-__all__ = ["Corpus", "Document", "available", "from_files", "load", "sentences"]
+__all__ = [
+    "Corpus",
+    "Document",
+    "available",
+    "clean",
+    "drop_near_duplicates",
+    "from_files",
+    "load",
+    "near_duplicates",
+    "sentences",
+]

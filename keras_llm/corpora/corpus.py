@@ -10,6 +10,7 @@ import hashlib
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -117,6 +118,25 @@ class Corpus:
             'Fellow-Citizens '
         """
         return (document.text for document in self)
+
+    def map(self, function: Callable[[str], str]) -> "Corpus":
+        """Changes each text by a function, whenever the corpus is read.
+
+        Args:
+            function: callable from str to str. To send the corpus to other processes it must be
+                picklable: a module's function, or a `functools.partial` of one.
+
+        Returns:
+            `Corpus` of the same documents with changed texts. Its parts are chosen by the changed
+            texts.
+
+        Example:
+            >>> from keras_llm import corpora
+            >>> speeches = corpora.load("state_of_the_union").map(str.upper)
+            >>> next(speeches.texts())[:15]
+            'FELLOW-CITIZENS'
+        """
+        return replace(self, read=partial(_map_texts, self.read, function))
 
     def split(self, validation: float = 0.05, test: float = 0.05, seed: int = 0) -> Split:
         """Splits by document into train, validation and test.
@@ -243,3 +263,9 @@ class Corpus:
             return "(empty)"
         text = " ".join(first.text[:200].split())
         return text if len(text) <= 60 else text[:60].rstrip() + "…"
+
+
+def _map_texts(
+    read: Callable[[], Iterator[Document]], function: Callable[[str], str]
+) -> Iterator[Document]:
+    return (replace(document, text=function(document.text)) for document in read())
