@@ -32,7 +32,8 @@ from keras_llm.checkpoints.tensors import open_tensors, write_tensors
 from keras_llm.checkpoints.xlnet import XLNET
 
 FAMILIES = {
-    family.model_type: family for family in (BERT, DISTILBERT, ELECTRA, GPT2, LLAMA, ROBERTA, T5, XLNET)
+    family.model_type: family
+    for family in (BERT, DISTILBERT, ELECTRA, GPT2, LLAMA, ROBERTA, T5, XLNET)
 }
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
