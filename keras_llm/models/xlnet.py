@@ -15,7 +15,7 @@ import keras_hub
 from keras import ops
 
 from keras_llm.layers import LanguageModelHead, RelativeContext, TwoStreamBlock
-from keras_llm.layers.attention import as_boolean
+from keras_llm.layers.attention import as_boolean, causal_mask
 from keras_llm.models.sizes import check_sizes
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin
 
@@ -417,6 +417,48 @@ class XLNetForPretraining(TrainingMixin, keras_hub.models.Task):
         """
         logits, states = self._run(inputs, memory)
         return logits, self.backbone.remember(inputs, states, memory, memory_length)
+
+    def log_probabilities(self, token_ids, piece_length=512, memory_length=None):
+        """Finds how probable each token of long texts is after all those before it.
+
+        The order of factorization is that of the text, which is read in pieces, left to right, with
+        a memory of those before. With the memory of a whole text, the result does not depend on how
+        it is cut.
+
+        Args:
+            token_ids: int (batch, length), without padding.
+            piece_length: int, tokens that are read at once.
+            memory_length: int, the most positions to remember; by default all.
+
+        Returns:
+            Tensor float32 (batch, length), natural logarithms.
+
+        Raises:
+            ValueError: `piece_length` or `memory_length` is not a positive integer.
+
+        Example:
+            >>> model = XLNetForPretraining(XLNetBackbone.tiny(vocabulary_size=100))
+            >>> log_p = model.log_probabilities([[5, 6, 7, 8, 9]], piece_length=2)
+            >>> tuple(log_p.shape)
+            (1, 5)
+        """
+        check_sizes(piece_length=piece_length)
+        token_ids = ops.convert_to_tensor(token_ids, "int32")
+        memory, log_probabilities = None, []
+        for start in range(0, token_ids.shape[1], piece_length):
+            ids = token_ids[:, start : start + piece_length]
+            batch, length = ids.shape
+            inputs = {
+                "token_ids": ids,
+                "segment_ids": ops.zeros_like(ids),
+                "padding_mask": ops.ones_like(ids, "bool"),
+                "attention_mask": ops.tile(causal_mask(length, length)[None], (batch, 1, 1)),
+                "mask_positions": ops.tile(ops.arange(length)[None], (batch, 1)),
+            }
+            logits, memory = self.call_with_memory(inputs, memory, memory_length)
+            log_p = ops.take_along_axis(ops.log_softmax(logits), ids[:, :, None], axis=2)
+            log_probabilities.append(log_p[:, :, 0])
+        return ops.concatenate(log_probabilities, axis=1)
 
     def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", **kwargs):
         """Sets up training; by default with the mean loss over the predicted tokens.
