@@ -181,20 +181,11 @@ class CausalLM(TrainingMixin):
         """Returns batches of texts, and how many an epoch has; shuffled where there is a seed."""
         import tensorflow as tf
 
-        from keras_llm.objectives import randomness, streams
+        from keras_llm.objectives.streams import string_batches
 
         _ = self.tokenizer  # or it is an error, before anything is trained
         texts = tf.constant([text for block in blocks_of_texts(texts) for text in block])
-        count = len(texts)
-        batch_size = min(batch_size or 32, count)
-
-        def one_epoch(epoch):
-            dataset = tf.data.Dataset.from_tensor_slices(texts)
-            return dataset if seed is None else randomness.shuffle(dataset, count, seed, epoch)
-
-        training = seed is not None
-        dataset = streams.in_batches(one_epoch, batch_size, epochs, training, num_examples=count)
-        return dataset, max(count * epochs // batch_size // epochs, 1)
+        return string_batches(texts, batch_size, epochs, seed)
 
     # === Writing ===
 

@@ -17,6 +17,7 @@ from keras import ops
 
 from keras_llm.layers import DecoderBlock, EncoderBlock, RelativePositionBias
 from keras_llm.models.encoder_decoder import EncoderDecoder
+from keras_llm.models.language_model import blocks_of_texts
 from keras_llm.models.sizes import check_sizes, check_vocabulary
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin
 
@@ -403,6 +404,67 @@ class T5Seq2SeqLM(TrainingMixin, keras_hub.models.T5Seq2SeqLM):
             sampler=sampler,
             **kwargs,
         )
+
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, validation_data=None, seed=0, **kwargs
+    ):
+        """Trains on pairs of texts, or on token ids.
+
+        Args:
+            x: list of str, the sources, beside `y`; or a dict of the lists `encoder_text` and
+                `decoder_text`. Or ids: a dataset of batches (x, y, sample_weight), as
+                `objectives.span_corruption_examples` makes it, or the backbone's dict.
+            y: list of str, the targets; or int32 (rows, target), the tokens asked for, beside ids.
+            batch_size: int, rows a step, of all replicas together; 32 by default. A dataset has its
+                own.
+            epochs: int, passes over the texts.
+            validation_data: pair of lists, or ids as a dataset or a tuple.
+            seed: int, of the order of texts, anew each epoch.
+            **kwargs: further arguments of `keras.Model.fit`.
+
+        Returns:
+            A `keras.callbacks.History`.
+
+        Raises:
+            ValueError: there are no texts, no targets or not as many targets as sources, or no
+                tokenizer for them; nothing is trained then.
+            TypeError: a single string, or something else than strings among texts.
+        """
+        texts = self._texts(x, y)
+        if texts is not None:
+            from keras_llm.objectives.streams import string_batches
+
+            x, kwargs["steps_per_epoch"] = string_batches(texts, batch_size, epochs, seed)
+            y = batch_size = None
+        if not isinstance(x, dict):
+            kwargs["shuffle"] = False  # datasets come shuffled
+        return super().fit(
+            x, y, batch_size, epochs=epochs, validation_data=validation_data, **kwargs
+        )
+
+    def _texts(self, x, y):
+        """Returns sources and targets as tensors of strings, or None where these are ids."""
+        if isinstance(x, (str, list)):
+            x = {"encoder_text": x, "decoder_text": y}
+        if not (isinstance(x, dict) and "encoder_text" in x):
+            return None
+        sources, targets = x["encoder_text"], x.get("decoder_text")
+        if targets is None or len(sources) != len(targets):
+            raise ValueError(
+                "Each source needs a target: `fit(sources, targets)`. Got "
+                f"{len(sources)} sources and {0 if targets is None else len(targets)} targets."
+            )
+        if self.preprocessor is None:
+            raise ValueError(
+                "Texts need a tokenizer, but the model has no preprocessor. Build it with "
+                "preprocessor=T5Seq2SeqLMPreprocessor(tokenizer)."
+            )
+        import tensorflow as tf
+
+        return {
+            name: tf.constant([text for block in blocks_of_texts(texts) for text in block])
+            for name, texts in (("encoder_text", sources), ("decoder_text", targets))
+        }
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
         """Turns strings into ids; KerasHub calls it on each batch. Ids stay as they are.

@@ -290,6 +290,31 @@ def stream(
     return in_batches(one_epoch, batch_size, epochs, training, to_batch, num_examples)
 
 
+def string_batches(
+    columns, batch_size: int | None, epochs: int = 1, seed: int | None = None
+) -> tuple[tf.data.Dataset, int]:
+    """Cuts strings that are in memory into batches.
+
+    Args:
+        columns: string tensors `(texts,)` in any structure: texts, or sources and targets.
+        batch_size: int, over all replicas and hosts; 32 where None, and at most all texts.
+        epochs: int.
+        seed: int, of the order, another in each epoch; None for one pass as they stand.
+
+    Returns:
+        The pair of the dataset and how many batches an epoch has.
+    """
+    count = len(tf.nest.flatten(columns)[0])
+    batch_size = min(batch_size or 32, count)
+
+    def one_epoch(epoch):
+        dataset = tf.data.Dataset.from_tensor_slices(columns)
+        return dataset if seed is None else shuffle(dataset, count, seed, epoch)
+
+    dataset = in_batches(one_epoch, batch_size, epochs, seed is not None, num_examples=count)
+    return dataset, max(count * epochs // batch_size // epochs, 1)
+
+
 def in_batches(
     one_epoch: Callable[[tf.Tensor], tf.data.Dataset],
     batch_size: int,

@@ -296,6 +296,41 @@ def test_fits_and_generates_strings(trained):
     assert trained.generate(begun) == "one two six"
 
 
+def test_the_order_of_the_texts_has_a_seed(trained, monkeypatch):
+    def batches(task, dataset, *_, **kwargs):
+        return [x["encoder_text"].numpy().tolist() for x in dataset], kwargs["steps_per_epoch"]
+
+    monkeypatch.setattr(keras_hub.models.T5Seq2SeqLM, "fit", batches, raising=False)
+    (first, steps), (again, _), (other, _) = (
+        trained.fit(*PAIRS, batch_size=4, epochs=2, seed=seed) for seed in (1, 1, 2)
+    )
+    assert steps == 6 and len(first) == 12
+    assert first == again != other
+    assert first[:6] != first[6:]
+    for epoch in (first[:6], first[6:]):
+        assert sorted(text.decode() for batch in epoch for text in batch) == sorted(PAIRS[0])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "error"),
+    [
+        (["say yes"], None, "1 sources and 0 targets"),
+        (["say yes"], ["yes", "no"], "1 sources and 2 targets"),
+        ([], [], "There are no texts"),
+        ("say yes", "say yes", "Expected a list of texts"),
+        (["say yes"], [3], "is 3, not a string"),
+    ],
+)
+def test_texts_that_do_not_fit(trained, x, y, error):
+    with pytest.raises((ValueError, TypeError), match=error):
+        trained.fit(x, y)
+
+
+def test_texts_need_a_tokenizer():
+    with pytest.raises(ValueError, match="the model has no preprocessor"):
+        T5Seq2SeqLM(T5Backbone(20, 1, 1, 4, 4)).fit(*PAIRS)
+
+
 def test_strings_in_keras_hubs_form_are_the_same(trained):
     texts = dict(zip(("encoder_text", "decoder_text"), PAIRS, strict=True))
     measured = trained.evaluate(texts, verbose=0, return_dict=True)
