@@ -152,7 +152,7 @@ class UnigramTokenizer(SubwordTokenizer):
                 is the "unk_token".
             num_sentinels: as in the class.
             keep_accents: as in the class.
-            character_coverage: float, the share of the text's characters that shall have pieces.
+            character_coverage: float from 0.98 to 1, the share of the text that shall be known.
                 With less than 1 the rarest are unknown: 0.9995 is usual for much text and for
                 Chinese, where thousands of characters appear once and would fill the vocabulary.
             normalization: str, "nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf" (lowercase) or
