@@ -117,6 +117,8 @@ class BytePairTokenizer(SubwordTokenizer):
         pattern: str, how text is cut into words: "gpt2", for RoBERTa too, or "llama3".
         add_prefix_space: bool. Put a space before a text that has none, so that its first word is
             the same token as within a text. Decoded texts then begin with that space.
+        whole_words: bool. A word that is a token is this token, even if no merges lead to it, as
+            with Llama 3 (`ignore_merges` of the `tokenizers` library).
         **kwargs: `name` and other arguments of `keras.layers.Layer`.
 
     Raises:
@@ -159,6 +161,7 @@ class BytePairTokenizer(SubwordTokenizer):
         special_tokens: Mapping[str, str] = GPT2,
         pattern: str = "gpt2",
         add_prefix_space: bool = False,
+        whole_words: bool = False,
         **kwargs,
     ):
         super().__init__(special_tokens, **kwargs)
@@ -166,6 +169,7 @@ class BytePairTokenizer(SubwordTokenizer):
             raise ValueError(f"There is no pattern {pattern!r}; there are {', '.join(_PATTERNS)}.")
         self.pattern = pattern
         self.add_prefix_space = add_prefix_space
+        self.whole_words = whole_words
         self.file_assets = [VOCABULARY_FILE, MERGES_FILE]
         self.merges = None
         # None: Keras is loading a file, and gives the vocabulary as an asset.
@@ -234,8 +238,17 @@ class BytePairTokenizer(SubwordTokenizer):
     def _tokenize(self, text: tf.Tensor) -> tf.RaggedTensor:
         words = split(text, self.pattern, self.add_prefix_space)  # (texts, words)
         different, places = tf.unique(words.flat_values)
-        pieces = self._pieces.tokenize(_printable(different))  # (different words, pieces)
+        pieces = self._merged(different)  # (different words, pieces)
         return words.with_flat_values(tf.gather(pieces, places)).merge_dims(1, 2)
+
+    def _merged(self, words: tf.Tensor) -> tf.RaggedTensor:
+        if self._whole is None:
+            return self._pieces.tokenize(_printable(words))
+        ids = self._whole.lookup(words)
+        whole = ids >= 0
+        merged = self._pieces.tokenize(_printable(tf.where(whole, "", words)))
+        alone = tf.RaggedTensor.from_row_lengths(ids[whole], tf.cast(whole, tf.int64))
+        return tf.concat([alone, merged], axis=1)  # one of the two is empty
 
     # === Ids to text ===
 
@@ -255,8 +268,12 @@ class BytePairTokenizer(SubwordTokenizer):
         ranks = _ranks(self.merges, self._ids)
         _check_bytes(tokens)
         _check_special(self.special_tokens, ranks)
-        _check_merges(self._ids, self.merges)
+        unreached = _unreached(self._ids, self.merges)
+        if not self.whole_words:
+            _check_reached(unreached)
+        _check_all_ways(unreached, self._ids, self.merges)
         with tf.init_scope():  # constants, never part of a caller's graph
+            self._whole = _table({token: self._ids[token] for token in unreached})
             self._pieces = SentencepieceEngine(_proto(tokens, ranks))
             self._texts = tf.constant(self._token_texts({*ranks, *_BYTE_OF}))
 
@@ -314,7 +331,8 @@ class BytePairTokenizer(SubwordTokenizer):
         if not specials:
             specials = cls.ROBERTA if set(cls.ROBERTA.values()) <= set(vocabulary) else cls.GPT2
         config = read_json(directory / CONFIG_FILE)
-        given = {key: config[key] for key in ("add_prefix_space", "pattern") if key in config}
+        names = ("add_prefix_space", "pattern", "whole_words")
+        given = {name: config[name] for name in names if name in config}
         return cls(**{"special_tokens": specials, **found, **given, **kwargs})
 
     def save(self, directory: str | Path) -> None:
@@ -337,7 +355,7 @@ class BytePairTokenizer(SubwordTokenizer):
         """
         super().save(directory)
         if self.pattern != "gpt2":
-            model = BPE(dict(self._ids), _pairs(self.merges))
+            model = BPE(dict(self._ids), _pairs(self.merges), ignore_merges=self.whole_words)
             reference = _reference(model, self.pattern)
             reference.add_special_tokens(self.special_tokens)
             write(Path(directory) / TOKENIZER_FILE, reference.to_str(pretty=True).encode())
@@ -360,6 +378,7 @@ class BytePairTokenizer(SubwordTokenizer):
             "special_tokens": {name: getattr(self, name) for name in self._special_token_attrs},
             "pattern": self.pattern,
             "add_prefix_space": self.add_prefix_space,
+            "whole_words": self.whole_words,
         }
 
     def _hugging_face_config(self) -> dict:
@@ -370,12 +389,13 @@ class BytePairTokenizer(SubwordTokenizer):
             "tokenizer_class": family if self.pattern == "gpt2" else "PreTrainedTokenizerFast",
             "add_prefix_space": self.add_prefix_space,
             "pattern": self.pattern,
+            "whole_words": self.whole_words,
         }
 
     def __reduce__(self):
         config = self.get_config()
-        arguments = [config[name] for name in ("special_tokens", "pattern", "add_prefix_space")]
-        return type(self), (self.vocabulary, self.merges, *arguments)
+        names = ("special_tokens", "pattern", "add_prefix_space", "whole_words")
+        return type(self), (self.vocabulary, self.merges, *(config[name] for name in names))
 
 
 def split(text: tf.Tensor, pattern: str = "gpt2", add_prefix_space: bool = False):
@@ -494,21 +514,25 @@ def _pairs(merges: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _ranks(merges: tuple[str, ...], ids: Mapping[str, int]) -> dict[str, int]:
-    """The rank of the merge that makes a token, for each token that one makes."""
-    ranks = {}
-    for rank, merge in enumerate(merges):
+    """The rank of the merges that make a token, for each token that some make."""
+    ranks, last = {}, None
+    for number, merge in enumerate(merges, start=1):
         left, space, right = merge.partition(" ")
-        absent = [token for token in (left, right, left + right) if token not in ids]
+        token = left + right
+        absent = [part for part in (left, right, token) if part not in ids]
         if absent or not space:
             raise ValueError(
-                f"Merge {rank + 1}, {merge!r}, does not fit the vocabulary, which lacks "
+                f"Merge {number}, {merge!r}, does not fit the vocabulary, which lacks "
                 f"{_listed(absent or [merge])}. Take both from the same tokenizer."
             )
-        if ranks.setdefault(left + right, rank) != rank:
+        # Llama 3's file lists all pairs that make a token, one after the other.
+        if token in ranks and token != last:
             raise ValueError(
-                f"Merge {rank + 1}, {merge!r}, makes a token that an earlier one makes too. Keep "
-                "the merge that was learnt."
+                f"Merge {number}, {merge!r}, makes a token that an earlier one makes too. Keep the "
+                "merge that was learnt."
             )
+        ranks.setdefault(token, len(ranks))
+        last = token
     return ranks
 
 
@@ -543,16 +567,46 @@ def _reference(model: BPE, pattern: str) -> Tokenizer:
     return tokenizer
 
 
-def _check_merges(ids: Mapping[str, int], merges: tuple[str, ...]) -> None:
-    """Asks the reference whether each merged token is what its own text is merged to."""
+def _unreached(ids: Mapping[str, int], merges: tuple[str, ...]) -> list[str]:
+    """Asks the reference which merged tokens are not what their own text is merged to."""
     pairs = _pairs(merges)
     reference = BPE(dict(ids), pairs)
-    wrong = [pair for pair in pairs if len(reference.tokenize("".join(pair))) != 1]
-    if wrong:
+    made = dict.fromkeys(left + right for left, right in pairs)
+    return [token for token in made if len(reference.tokenize(token)) != 1]
+
+
+def _check_reached(unreached: list[str]) -> None:
+    if unreached:
         raise ValueError(
-            f"No text gives the tokens of {len(wrong)} merges: {_listed(map(' '.join, wrong))}. "
-            "Other merges, learnt before, take their letters. Leave these merges out."
+            f"No text gives {len(unreached)} of the merged tokens: {_listed(unreached)}. Other "
+            "merges, learnt before, take their letters. Leave their merges out; or, if a word that "
+            "is a token shall be it, pass `whole_words=True`."
         )
+
+
+def _check_all_ways(unreached: list[str], ids: Mapping[str, int], merges: tuple[str, ...]) -> None:
+    """A token that its own text does not give may still arise in others, in any way there is."""
+    known = set(merges) if unreached else ()
+    absent = [
+        f"{token[:i]} {token[i:]}"
+        for token in unreached
+        for i in range(1, len(token))
+        if token[:i] in ids and token[i:] in ids and f"{token[:i]} {token[i:]}" not in known
+    ]
+    if absent:
+        raise ValueError(
+            f"{len(unreached)} tokens are not what their own text is merged to, and some ways to "
+            f"make them are no merges: {_listed(absent)}. Such merges cannot be followed here."
+        )
+
+
+def _table(ids: Mapping[str, int]) -> tf.lookup.StaticHashTable | None:
+    """Looks up the words that are tokens against the merges; None where there are none."""
+    if not ids:
+        return None
+    words = [bytes(map(_BYTE_OF.get, token)) for token in ids]
+    entries = tf.lookup.KeyValueTensorInitializer(words, [*ids.values()], tf.string, tf.int32)
+    return tf.lookup.StaticHashTable(entries, default_value=-1)
 
 
 def _read_tokenizer_file(path: Path) -> dict:
@@ -587,6 +641,7 @@ def _read_tokenizer_file(path: Path) -> dict:
         "merges": content["model"]["merges"],
         "pattern": pattern,
         "add_prefix_space": last["add_prefix_space"],
+        "whole_words": content["model"].get("ignore_merges", False),
     }
 
 

@@ -1,16 +1,19 @@
 """Byte-pair encoding beside the reference, the Rust library, and beside the paper's algorithm."""
 
 import json
+import pickle
 import subprocess
 import sys
 from itertools import islice, pairwise
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer, Regex, Tokenizer
+from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Split
 
 from keras_llm import corpora
@@ -227,14 +230,81 @@ def test_vocabulary_as_dict_and_in_any_place():
         ([*BYTES, "<e>"], None, "`merges` is missing"),
         ([*BYTES, "<e>"], ["a b"], "Merge 1, 'a b', .* lacks 'ab'"),
         ([*BYTES, "<e>", "ab"], ["ab"], "Merge 1, 'ab', does not fit"),
-        ([*BYTES, "<e>", "ab", "bc", "abc"], ["a b", "b c", "a bc"], "1 merges: 'a bc'"),
-        ([*BYTES, "<e>", "ab", "bc", "abc"], ["a b", "b c", "ab c", "a bc"], "an earlier one"),
+        ([*BYTES, "<e>", "ab", "bc", "abc"], ["a b", "b c", "a bc"], "gives 1 .* tokens: 'abc'"),
+        ([*BYTES, "<e>", "ab", "bc", "abc"], ["b c", "a bc", "a b", "ab c"], "an earlier one"),
         ([*BYTES, "<e>", "<e"], ["< e", "<e >"], "special tokens '<e>'.* made by a merge"),
     ],
 )
 def test_what_does_not_fit(vocabulary, merges, message):
     with pytest.raises(ValueError, match=message):
         BytePairTokenizer(vocabulary, merges, {"end_token": "<e>"})
+
+
+# === Tokens that no merges lead to ===
+
+letters = st.sampled_from("abcd")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=14),
+    words=st.lists(st.text(letters, max_size=9), max_size=5),
+)
+def test_any_merges_equal_reference_or_are_refused(pairs, words):
+    """Merges drawn at random, in the order of their tokens; with them, all that make the same."""
+    tokens = ["a", "b", "c", "d"]
+    for left, right in pairs:
+        token = tokens[left % len(tokens)] + tokens[right % len(tokens)]
+        if token not in tokens and len(token) < 7:
+            tokens.append(token)
+    merges = [
+        (token[:i], token[i:])
+        for token in tokens
+        for i in range(1, len(token))
+        if token[:i] in tokens and token[i:] in tokens
+    ]
+    vocabulary = [*BYTES, "<|endoftext|>", *tokens[4:]]
+    ids = {token: id for id, token in enumerate(vocabulary)}
+    tokenizer = BytePairTokenizer(vocabulary, merges, whole_words=True)
+    reference = Tokenizer(BPE(ids, merges, ignore_merges=True))
+    reference.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    for text in ("".join(words), " ".join(words), *tokens, "".join(tokens)):
+        assert tokenizer.encode(text) == reference.encode(text).ids
+    unreached = [t for t in tokens if len(BPE(ids, merges).tokenize(t)) != 1]
+    if unreached:
+        with pytest.raises(
+            ValueError, match=rf"No text gives {len(unreached)} .* '{unreached[0]}'"
+        ):
+            BytePairTokenizer(vocabulary, merges)
+
+
+def test_whole_words_in_a_server(tmp_path):
+    vocabulary = [*BYTES, "<|endoftext|>", "bc", "ab", "cd", "abcd"]
+    tokenizer = BytePairTokenizer(vocabulary, ["b c", "a b", "c d", "ab cd"], whole_words=True)
+    x, a, d = map(tokenizer.token_to_id, "xad")
+    texts, expected = ["abcd", "xabcd", ""], [[260], [x, a, 257, d], []]
+    keras.utils.set_random_seed(1)
+    again = pickle.loads(pickle.dumps(tokenizer))
+    assert again.encode_batch(texts) == tokenizer.encode_batch(texts) == expected
+
+    module = tf.Module()
+    module.tokenizer = tokenizer
+    ids = tf.function(
+        lambda text: {"ids": tokenizer(text).values},
+        input_signature=[tf.TensorSpec((None,), tf.string, name="text")],
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures=ids)
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        model = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path))
+        signature = model.signature_def["serving_default"]
+        text, answer = signature.inputs["text"].name, signature.outputs["ids"].name
+        assert session.run(answer, {text: texts}).tolist() == [260, x, a, 257, d]
+
+
+def test_ways_that_are_no_merges_are_refused():
+    vocabulary = [*BYTES, "<|endoftext|>", "bc", "ab", "cd", "abcd", "abc"]
+    with pytest.raises(ValueError, match="some ways to make them are no merges: 'abc d'"):
+        BytePairTokenizer(vocabulary, ["b c", "a b", "c d", "ab cd", "ab c"], whole_words=True)
 
 
 def test_unknown_pattern_and_too_small_vocabularies():
