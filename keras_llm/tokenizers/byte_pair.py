@@ -26,7 +26,6 @@ in their order as U+0100 and on. A space is therefore "Ġ" and a newline "Ċ".
 """
 
 import json
-import struct
 import sys
 from collections import Counter, namedtuple
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +46,7 @@ from tokenizers.trainers import BpeTrainer
 
 from keras_llm.tokenizers.subword import (
     CONFIG_FILE,
+    NO_REPLACEMENTS,
     TOKENIZER_FILE,
     SentencepieceEngine,
     SubwordTokenizer,
@@ -446,8 +446,7 @@ def _proto(tokens: tuple[str, ...], ranks: dict[str, int]) -> bytes:
     model.normalizer_spec.add_dummy_prefix = False
     model.normalizer_spec.remove_extra_whitespaces = False
     model.normalizer_spec.escape_whitespaces = False
-    # An empty table of replacements; without one the op writes a note to stderr.
-    model.normalizer_spec.precompiled_charsmap = struct.pack("<I", 1024) + bytes(1025)
+    model.normalizer_spec.precompiled_charsmap = NO_REPLACEMENTS
     return model.SerializeToString()
 
 

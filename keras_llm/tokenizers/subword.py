@@ -14,6 +14,7 @@ Notable:
 import hashlib
 import json
 import os
+import struct
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -29,6 +30,9 @@ from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece
 CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 NO_TEXT = "The corpus holds no text to learn a vocabulary from. Check its path or split."
+# A table of replacements for SentencePiece's normalizer that has none. Without a table the engine
+# writes a note to stderr.
+NO_REPLACEMENTS = struct.pack("<I", 1024) + bytes(1025)
 
 # A name that a model asks for, and the one that stands for it where a tokenizer has no such token.
 STAND_INS = {

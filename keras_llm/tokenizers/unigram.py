@@ -28,6 +28,7 @@ settings of trainer and normalizer.
 
 import base64
 import io
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from keras_llm.tokenizers.subword import (
     CONFIG_FILE,
+    NO_REPLACEMENTS,
     NO_TEXT,
     TOKENIZER_FILE,
     SentencepieceEngine,
@@ -55,9 +57,10 @@ from keras_llm.tokenizers.subword import (
 )
 
 MODEL_FILE = "spiece.model"
+LLAMA_FILE = "tokenizer.model"
 T5_NAMES = ("t5", "T5Tokenizer", "T5TokenizerFast")
 XLNET_NAMES = ("xlnet", "XLNetTokenizer", "XLNetTokenizerFast")
-MODEL_FILES = (MODEL_FILE, "tokenizer.model", "sentencepiece.bpe.model")
+MODEL_FILES = (MODEL_FILE, LLAMA_FILE, "sentencepiece.bpe.model")
 _SENTINEL = re.compile(r"<extra_id_\d+>")
 PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
 MODEL = sentencepiece_model_pb2.TrainerSpec
@@ -232,6 +235,8 @@ class UnigramTokenizer(SubwordTokenizer):
         self.proto = model.SerializeToString()
         for sentinel in sentinels:
             model.pieces.add(piece=sentinel, score=0, type=PIECE.CONTROL)
+        if not model.normalizer_spec.precompiled_charsmap:
+            model.normalizer_spec.precompiled_charsmap = NO_REPLACEMENTS
         hidden = self._hidden_ids()
         for id in hidden:
             model.pieces[id].type = PIECE.CONTROL  # no text gives it
@@ -240,6 +245,9 @@ class UnigramTokenizer(SubwordTokenizer):
         with tf.init_scope():  # constants, never part of a caller's graph
             self._pieces = SentencepieceEngine(model.SerializeToString())
             self._shown = tf.constant(shown)
+
+    def _merges_pairs(self) -> bool:
+        return _parse(self.proto).trainer_spec.model_type == MODEL.BPE
 
     # === Files ===
 
@@ -283,6 +291,28 @@ class UnigramTokenizer(SubwordTokenizer):
         specials = {**_named(model), **read_special_tokens(directory)}
         return cls(model.SerializeToString(), **{"special_tokens": specials, **found, **kwargs})
 
+    def save(self, directory: str | Path) -> None:
+        """Writes `spiece.model` and `tokenizer_config.json`, as T5's and XLNet's.
+
+        A model that merges pairs is written as Llama 2's, `tokenizer.model`.
+
+        Args:
+            directory: str or Path, made when missing.
+
+        Raises:
+            NotADirectoryError: a file is in the way.
+
+        Example:
+            >>> import tempfile
+            >>> directory = Path(tempfile.mkdtemp())
+            >>> UnigramTokenizer.train(["low lower"] * 3, 10).save(directory)
+            >>> sorted(file.name for file in directory.iterdir())
+            ['spiece.model', 'tokenizer_config.json']
+        """
+        super().save(directory)
+        if self._merges_pairs():
+            os.replace(Path(directory) / MODEL_FILE, Path(directory) / LLAMA_FILE)
+
     def save_assets(self, dir_path: str | Path) -> None:
         """Writes `spiece.model` into a `.keras` file or a preset; Keras calls it."""
         self._check_vocabulary()
@@ -302,6 +332,8 @@ class UnigramTokenizer(SubwordTokenizer):
         }
 
     def _hugging_face_config(self) -> dict:
+        if self._merges_pairs():
+            return {"tokenizer_class": "LlamaTokenizer"}
         if hasattr(self, "mask_token"):
             return {"tokenizer_class": "XLNetTokenizer", "keep_accents": self.keep_accents}
         return {"tokenizer_class": "T5Tokenizer", "extra_ids": self.num_sentinels}

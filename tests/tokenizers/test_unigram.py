@@ -79,7 +79,7 @@ def test_real_text_equals_reference(tokenizer, reference, scores, speeches):
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 @pytest.mark.parametrize("normalization", ["identity", "nmt_nfkc_cf"])
-def test_other_models_equal_reference(speeches, tmp_path, kind, normalization):
+def test_other_models_equal_reference(speeches, tmp_path, capfd, kind, normalization):
     """Llama 2's are of the kind "bpe", with a piece for each byte."""
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(line for text in speeches for line in text.splitlines()),
@@ -95,6 +95,7 @@ def test_other_models_equal_reference(speeches, tmp_path, kind, normalization):
     tokenizer = UnigramTokenizer.load(tmp_path)
     assert [tokenizer.unk_token_id, tokenizer.start_token_id, tokenizer.end_token_id] == [0, 1, 2]
     assert tokenizer.pad_token == "</s>"
+    assert "LOG" not in capfd.readouterr().err
     for text in (speeches[0], "\u3000naïve 你好\u200b 🙂  x\u0301 "):
         ids = tokenizer.encode(text)
         assert ids == reference.encode(text)
@@ -265,6 +266,31 @@ def test_transformers_reads_and_writes_it(speeches, tmp_path, family):
     assert again.sentinel_ids == tokenizer.sentinel_ids
     assert again.keep_accents == tokenizer.keep_accents
     assert again.get_config()["special_tokens"] == tokenizer.get_config()["special_tokens"]
+
+
+def test_transformers_reads_llama_s(speeches, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(line for text in speeches for line in text.splitlines()),
+        model_prefix=str(tmp_path / "tokenizer"),
+        model_type="bpe",
+        vocab_size=600,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        max_sentence_length=100_000,
+        minloglevel=2,
+    )
+    tokenizer = UnigramTokenizer(tmp_path / "tokenizer.model")
+    tokenizer.save(tmp_path / "ours")
+    assert not (tmp_path / "ours" / "spiece.model").exists()
+    other = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert type(other).__name__ == "LlamaTokenizer"
+    text = "Hello  world  你好 x.\n  ok 🙂"
+    assert other.encode(text, add_special_tokens=False) == tokenizer.encode(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert other.bos_token_id == tokenizer.start_token_id == 1
+    assert UnigramTokenizer.load(tmp_path / "ours").proto == tokenizer.proto
 
 
 def test_old_checkpoints_say_no_number_of_sentinels(speeches, tmp_path):
