@@ -98,7 +98,8 @@ def test_what_the_package_imports_it_requires():
     imported = {name for file in files for name in imported_packages(file.read_text())}
     foreign = imported - set(sys.stdlib_module_names) - {"keras_llm"}
     assert {"keras", "tensorflow"} <= foreign
-    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["jax"]
+    extras = PROJECT["optional-dependencies"]
+    lines = PROJECT["dependencies"] + extras["hub"] + extras["jax"]
     required = {canonicalize_name(Requirement(line).name) for line in lines}
     distributions = packages_distributions()
     for name in foreign:
