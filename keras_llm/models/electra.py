@@ -271,7 +271,7 @@ class ElectraForPretraining(TrainingMixin, keras_hub.models.Task):
             dtype=dtype,
             name="masked_lm_head",
         )
-        self.discriminator = ElectraDiscriminator(backbone, name="discriminator")
+        self.discriminator = ElectraDiscriminator(backbone, compile=False, name="discriminator")
         self.draws = keras.random.SeedGenerator(seed)
         self.replaced_accuracy = keras.metrics.BinaryAccuracy("replaced_accuracy", threshold=0.0)
 
