@@ -6,10 +6,13 @@ Notable:
 - both searches are one `keras.ops.while_loop`: they run eagerly, in a graph, and inside an export,
   on every backend, and stop when nothing can change any more;
 - beam search keeps unfinished and finished sequences apart, so that a short sequence that ended
-  early is neither lost nor in the way.
+  early is neither lost nor in the way;
+- the searches are for encoder-decoders, whose texts begin with a start token. Decoders that go on
+  with a prompt take the samplers of `keras_hub.samplers`, and `RepetitionPenalty` around them.
 """
 
 import keras
+import keras_hub
 from keras import ops
 
 IMPOSSIBLE = -float("inf")  # a log-probability
@@ -180,6 +183,64 @@ def beam_search(
     best = ops.where(has_ended[:, None], ended[:, 0], sequences[:, 0])
     best_scores = ops.where(has_ended, ended_scores[:, 0], scores[:, 0] / penalty(index))
     return best[:, 1:], best_scores
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class RepetitionPenalty(keras_hub.samplers.Sampler):
+    """Makes any sampler avoid the tokens that its text has already.
+
+    "CTRL" (Keskar et al., 2019), section 4.1: the logits of these tokens are divided by the
+    penalty, or multiplied where they are negative, so that they fall in both cases.
+
+    Args:
+        sampler: name or instance of a sampler of `keras_hub.samplers`.
+        penalty: float, at least 1, which changes nothing; the paper's is 1.2.
+
+    Raises:
+        ValueError: the penalty is less than 1.
+
+    Example:
+        >>> def next_logits(prompt, cache, index):  # token 1 is the most probable, then token 2
+        ...     return ops.convert_to_tensor([[0.0, 3.0, 2.0]]), None, cache
+        >>> sampler, prompt = keras_hub.samplers.GreedySampler(), ops.zeros((1, 4), "int32")
+        >>> sampler(next_logits, prompt, index=1).numpy().tolist()
+        [[0, 1, 1, 1]]
+        >>> RepetitionPenalty(sampler, 1.6)(next_logits, prompt, index=1).numpy().tolist()
+        [[0, 1, 2, 1]]
+    """
+
+    def __init__(self, sampler, penalty=1.2):
+        super().__init__()
+        if penalty < 1:
+            raise ValueError(f"penalty={penalty} must be at least 1, which changes nothing.")
+        self.sampler = keras_hub.samplers.get(sampler)
+        self.penalty = penalty
+
+    @property
+    def variables(self):
+        """The state of the sampler's seed."""
+        return self.sampler.variables
+
+    def __call__(self, next, prompt, **kwargs):
+        """Goes on with the prompts as the sampler does, from the changed logits."""
+
+        def penalized(prompt, cache, index):
+            logits, hidden_states, cache = next(prompt, cache, index)
+            batch, length = ops.shape(prompt)
+            rows = ops.broadcast_to(ops.arange(batch)[:, None], (batch, length))
+            places = ops.reshape(ops.stack([rows, prompt], axis=-1), (-1, 2))
+            is_written = ops.broadcast_to(ops.arange(length) < index, (batch, length))
+            counts = ops.scatter(
+                places, ops.cast(ops.reshape(is_written, (-1,)), "int32"), ops.shape(logits)
+            )
+            fallen = ops.where(logits > 0, logits / self.penalty, logits * self.penalty)
+            return ops.where(counts > 0, fallen, logits), hidden_states, cache
+
+        return self.sampler(penalized, prompt, **kwargs)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {"sampler": keras_hub.samplers.serialize(self.sampler), "penalty": self.penalty}
 
 
 def _begun(shape, start_id, pad_id, max_length):

@@ -1,15 +1,18 @@
 """A model here is a table: random logits for every beginning, which the cache numbers."""
 
 import itertools
+import json
 
 import battery
 import keras
+import keras_hub
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keras import ops
 
-from keras_llm.generation import beam_search, greedy_search
+from keras_llm.generation import RepetitionPenalty, beam_search, greedy_search
 
 VOCABULARY, MAX_LENGTH, START, END = 4, 4, 1, 2
 
@@ -155,3 +158,35 @@ def test_errors():
         beam_search(None, (), 1, START, END, 5, num_beams=0)
     with pytest.raises(ValueError, match="length_penalty=-1"):
         beam_search(None, (), 1, START, END, 5, length_penalty=-1)
+
+
+@pytest.mark.parametrize("inner", ["greedy", "beam"])
+def test_repetition_penalty_equals_the_reference(inner):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    table = np.random.default_rng(0).normal(size=(9, 9)).astype("float32")  # the last token counts
+    prompt = np.array([[1, 2, 0, 0, 0, 0, 0, 0], [7, 7, 7, 0, 0, 0, 0, 0]])
+    lengths = [2, 3]
+
+    def next_logits(prompt, cache, index):
+        return ops.take(ops.array(table), prompt[:, index - 1], axis=0), None, cache
+
+    sampler = {"greedy": "greedy", "beam": keras_hub.samplers.BeamSampler(num_beams=1)}[inner]
+    written = RepetitionPenalty(sampler, 1.3)(
+        next_logits, ops.array(prompt), index=2, mask=np.arange(8) < np.array(lengths)[:, None]
+    )
+    processor = transformers.RepetitionPenaltyLogitsProcessor(1.3)
+    for text, length in zip(battery.numpy(written), lengths, strict=True):
+        for i in range(length, 8):
+            logits = torch.tensor(table[text[i - 1]][None])
+            expected = processor(torch.tensor(text[None, :i]).long(), logits)
+            assert text[i] == int(expected.argmax())
+
+
+def test_repetition_penalty_keeps_the_seed_of_its_sampler():
+    inner = keras_hub.samplers.TopKSampler(k=3, seed=7)
+    sampler = RepetitionPenalty(inner, 1.1)
+    assert sampler.variables is not None and sampler.variables[0] is inner.variables[0]
+    copy = RepetitionPenalty.from_config(json.loads(json.dumps(sampler.get_config())))
+    assert (copy.sampler.k, copy.sampler.seed, copy.penalty) == (3, 7, 1.1)
+    with pytest.raises(ValueError, match=r"penalty=0\.5 must be at least 1"):
+        RepetitionPenalty("greedy", 0.5)

@@ -11,6 +11,8 @@ Notable:
 - `perplexity` and `bits_per_byte` are those of every `LanguageModel`.
 """
 
+import itertools
+
 import keras
 import keras_hub
 import numpy as np
@@ -21,7 +23,7 @@ from keras_llm.models.sizes import check_vocabulary
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin
 
 PROMPT_PIECE = 32  # tokens of a prompt that are read at once
-TOKENS_AT_ONCE = 4096  # judged at once; each takes a row as long as the vocabulary
+TOKENS_AT_ONCE = 1024  # judged at once; each takes a row as long as the vocabulary
 
 
 class CausalLM(TrainingMixin):
@@ -102,13 +104,15 @@ class CausalLM(TrainingMixin):
             weighted_metrics: as in `keras.Model.compile`; "auto" is accuracy and perplexity.
             sampler: name or instance of a sampler of `keras_hub.samplers`, which chooses the tokens
                 in `generate`: "greedy", "random", "top_k", "top_p", "beam", "contrastive".
-            **kwargs: further arguments of `keras.Model.compile`.
+            **kwargs: further arguments of `keras.Model.compile`. `jit_compile` is by default what
+                is fastest: on a CPU, XLA for `generate`, but not for training; False is for both.
         """
         if weighted_metrics == "auto":
             weighted_metrics = [
                 keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
                 keras_hub.metrics.Perplexity(from_logits=True, name="perplexity"),
             ]
+        self._wish_for_xla = kwargs.get("jit_compile", "auto")
         super().compile(
             AdamW(5e-5) if optimizer == "auto" else optimizer,
             GlobalMeanCrossentropy() if loss == "auto" else loss,
@@ -116,6 +120,14 @@ class CausalLM(TrainingMixin):
             sampler=sampler,
             **kwargs,
         )
+
+    def get_compile_config(self):
+        """Returns the arguments of `compile`, which a file keeps."""
+        return {
+            **super().get_compile_config(),
+            "jit_compile": self._wish_for_xla,
+            "sampler": keras_hub.samplers.serialize(self.sampler),
+        }
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
         """Turns strings into token ids; KerasHub calls it on each batch. Ids stay as they are."""
@@ -200,7 +212,8 @@ class CausalLM(TrainingMixin):
                 preprocessor's `sequence_length`. Another length compiles another graph.
             stop_token_ids: list of int, the tokens that end a text; "auto" is the tokenizer's end
                 token; None goes on until `max_length`.
-            strip_prompt: bool, whether to return the continuations alone.
+            strip_prompt: bool, whether to return the continuations alone; of a dict, only with
+                padding on the right.
             seed: int, another seed draws other texts. None goes on drawing where the last call
                 stopped.
 
@@ -218,21 +231,15 @@ class CausalLM(TrainingMixin):
 
     def make_generate_function(self):
         """Returns `generate_step`, compiled."""
-        if keras.backend.backend() == "tensorflow" and not self.run_eagerly:
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        if self.generate_function is None and on_tensorflow and not self.run_eagerly:
             import tensorflow as tf
 
-            if self.generate_function is None:
-                replicas = (
-                    tf.distribute.get_strategy()
-                    if self._distribute_strategy is None
-                    else (self._distribute_strategy)
-                )
-                # XLA cannot read variables that are mirrored on several devices.
-                self.generate_function = tf.function(
-                    self.generate_step,
-                    jit_compile=replicas.num_replicas_in_sync == 1,
-                    autograph=False,
-                )
+            # XLA cannot read variables that are mirrored on several devices.
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            self.generate_function = tf.function(
+                self.generate_step, jit_compile=bool(self._wish_for_xla) and replicas == 1
+            )
         return super().make_generate_function()
 
     def generate_step(self, inputs, stop_token_ids=None):
@@ -249,15 +256,27 @@ class CausalLM(TrainingMixin):
         """
         token_ids, is_prompt = _padding_last(inputs["token_ids"], inputs["padding_mask"])
         _check_length(self.backbone, token_ids.shape[1])
+        stops = tuple(stop_token_ids or ())
+        # To KerasHub's samplers, padding that is the stop token, as in GPT-2, would be a stop.
+        padding = next(token for token in itertools.count() if token not in stops)
+        token_ids = ops.where(is_prompt, token_ids, padding)
         # The first position at which a prompt has ended; where others have not, they are kept.
-        lengths = ops.sum(ops.cast(is_prompt, "int32"), axis=1)
-        index = ops.maximum(ops.min(lengths), 1)
+        index = ops.maximum(ops.min(ops.sum(ops.cast(is_prompt, "int32"), axis=1)), 1)
         hidden_states, cache = self._build_cache(token_ids, index)
 
         def next_token(token_ids, cache, index):
-            last = ops.slice(token_ids, (0, index - 1), (ops.shape(token_ids)[0], 1))
+            rows = ops.shape(token_ids)[0]  # the batch, or several beginnings of each of its texts
+            last = ops.slice(token_ids, (0, index - 1), (rows, 1))
             logits, hidden_states, cache = self.call_with_cache(last, cache, index - 1)
-            return logits[:, 0], hidden_states[:, 0], cache
+            logits = logits[:, 0]  # (rows, vocabulary)
+            if stops:
+                # What comes after a stop is not part of the text: beams must not weigh it.
+                is_fixed = ops.repeat(is_prompt, rows // ops.shape(is_prompt)[0], axis=0)
+                has_stopped = ops.any(_new_stops(token_ids, is_fixed, stops), axis=1)
+                is_stop = ops.arange(logits.shape[-1]) == stops[0]
+                certain = ops.cast(ops.where(is_stop, 0.0, -1e9), logits.dtype)
+                logits = ops.where(has_stopped[:, None], certain, logits)
+            return logits, hidden_states[:, 0], cache
 
         token_ids = self.sampler(
             next=next_token,
@@ -265,15 +284,12 @@ class CausalLM(TrainingMixin):
             cache=cache,
             index=index,
             mask=is_prompt,
-            stop_token_ids=stop_token_ids,
+            stop_token_ids=stops or None,
             hidden_states=hidden_states,
             model=self,
         )
-        if stop_token_ids is None:
-            return {"token_ids": token_ids, "padding_mask": ops.ones_like(token_ids, "bool")}
-        stops = ops.any(token_ids[..., None] == ops.array(stop_token_ids), axis=-1)
-        stops = ops.cast(ops.logical_and(stops, ops.logical_not(is_prompt)), "int32")
-        stops_before = ops.cumsum(stops, axis=1) - stops
+        new_stops = ops.cast(_new_stops(token_ids, is_prompt, stops), "int32")
+        stops_before = ops.cumsum(new_stops, axis=1) - new_stops
         return {"token_ids": token_ids, "padding_mask": stops_before == 0}
 
     def call_with_cache(self, token_ids, cache, cache_update_index):
@@ -384,6 +400,14 @@ def _padding_last(token_ids, padding_mask):
         ops.take_along_axis(token_ids, places, axis=1),
         ops.take_along_axis(padding_mask, places, axis=1),
     )
+
+
+def _new_stops(token_ids, is_prompt, stops):
+    """Says where a text has a stop token that the prompt has not: bool (batch, length)."""
+    is_new_stop = ops.zeros_like(is_prompt)
+    for stop in stops:
+        is_new_stop = ops.logical_or(is_new_stop, token_ids == stop)
+    return ops.logical_and(is_new_stop, ops.logical_not(is_prompt))
 
 
 def _check_length(backbone, length):
