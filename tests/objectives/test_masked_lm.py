@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy import stats
 
 from keras_llm.objectives import MaskedLM
 from keras_llm.objectives.randomness import uniform
-from keras_llm.tokenizers import WordPieceTokenizer
+from keras_llm.tokenizers import BytePairTokenizer, UnigramTokenizer, WordPieceTokenizer
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 NUM_WORDS, NUM_PIECES = 40, 20  # ids 5 to 44 begin a word, 45 to 64 go on with it
@@ -211,19 +212,33 @@ def test_mask_depends_on_the_example_alone(vocabulary):
             np.testing.assert_array_equal(value[0], together[name][i])
 
 
-def test_whole_words_of_real_text(tokenizer):
-    """The tokens around each prediction, decoded: no word is predicted in part."""
-    text = "The unconstitutional misappropriation of extraordinary expenditures was disapproved."
-    ids = [2, *tokenizer.encode(text), 3]
-    tokens = [tokenizer.id_to_token(id) for id in ids]
-    assert sum(token.startswith("##") for token in tokens) > 5
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_pair", "unigram"])
+def test_whole_words_of_real_text(kind, speeches):
+    """No word is predicted in part, however a tokenizer writes where words begin."""
+    train = {
+        "wordpiece": lambda texts: WordPieceTokenizer.train(texts, 500),
+        "byte_pair": lambda texts: BytePairTokenizer.train(texts, 500, BytePairTokenizer.ROBERTA),
+        "unigram": lambda texts: UnigramTokenizer.train(texts, 500, UnigramTokenizer.XLNET),
+    }[kind]
+    tokenizer = train([speech.text[:20_000] for speech in speeches[:4]])
+    sentence = "The unconstitutional misappropriation of extraordinary expenditures persisted"
+    words = sentence.split()
+    text = [tokenizer.encode(word if i == 0 else f" {word}") for i, word in enumerate(words)]
+    number = np.repeat(range(len(words)), [len(ids) for ids in text])  # of each token's word
+    ids = [tokenizer.start_token_id, *chain(*text), tokenizer.end_token_id]
+    assert ids[1:-1] == tokenizer.encode(sentence) and len(ids) > 2 * len(words)
     mask = MaskedLM(tokenizer, rate=0.5, whole_word=True)
     masked = _numpy(mask(tf.constant([ids] * 200), tf.range(200)))
-    for positions, weights in zip(masked["mask_positions"], masked["weights"], strict=True):
-        chosen = set(positions[weights == 1])
-        for position, token in enumerate(tokens):
-            if token.startswith("##"):
-                assert (position in chosen) == (position - 1 in chosen)
+    chosen = np.zeros((200, len(ids)), bool)
+    for own, positions, used in zip(
+        chosen, masked["mask_positions"], masked["weights"] == 1, strict=True
+    ):
+        own[positions[used]] = True
+    for word in range(len(words)):
+        own = chosen[:, 1:-1][:, number == word]
+        assert np.all(own.all(axis=1) == own.any(axis=1))
+        assert own.any() or own.shape[1] > masked["weights"].shape[1]
+    assert not chosen[:, [0, -1]].any()
 
 
 def test_nothing_to_predict(vocabulary):
