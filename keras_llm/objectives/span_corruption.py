@@ -166,16 +166,15 @@ def span_corruption_examples(
             has too few sentinels.
 
     Example:
-        >>> from keras_llm.tokenizers import WordPieceTokenizer
-        >>> specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        >>> tokenizer = WordPieceTokenizer([*specials, *"abcde", "<x>", "<y>"])
-        >>> tokenizer.sentinel_ids = [10, 11]
-        >>> dataset = span_corruption_examples(["a b c d e"] * 9, tokenizer, 1, 10, rate=0.4)
+        >>> from keras_llm.tokenizers import UnigramTokenizer
+        >>> texts = ["the cat sat on the mat"] * 9
+        >>> tokenizer = UnigramTokenizer.train(texts, 15, num_sentinels=2)
+        >>> dataset = span_corruption_examples(texts, tokenizer, 1, 12, training=False)
         >>> x, y, _ = next(iter(dataset))
-        >>> x["encoder_token_ids"].numpy()[0]
-        array([ 5,  6,  7,  8,  9,  3, 10,  8, 11,  3], dtype=int32)
-        >>> y.numpy()[0]
-        array([10,  5,  6,  7, 11,  9,  3,  3], dtype=int32)
+        >>> print(*map(tokenizer.id_to_token, x["encoder_token_ids"].numpy()[0]))
+        ▁ t h e ▁ c a t ▁ s <extra_id_0> </s>
+        >>> print(*map(tokenizer.id_to_token, y.numpy()[0]))
+        <extra_id_0> a t </s>
     """
     corrupt = SpanCorruption(tokenizer, rate, mean_span, seed)
     streams.check(source, tokenizer, sequence_length, least=3)
