@@ -9,7 +9,6 @@ import pytest
 from keras_llm.layers import RelativePositionBias
 from keras_llm.models import T5Backbone, T5Seq2SeqLM, T5Seq2SeqLMPreprocessor
 from keras_llm.models.t5 import SIZES as PUBLISHED
-from keras_llm.tokenizers import UnigramTokenizer
 from keras_llm.training import AdamW
 
 # Odd on purpose: 3 heads of 5 features beside 12.
@@ -276,6 +275,8 @@ PAIRS = (["say yes", "say no", "count to six"] * 8, ["yes", "no", "one two six"]
 @pytest.fixture(scope="module")
 def trained():
     """A task that has learned three pairs of texts."""
+    from keras_llm.tokenizers import UnigramTokenizer  # not where TensorFlow is not installed
+
     keras.utils.set_random_seed(0)
     tokenizer = UnigramTokenizer.train(PAIRS[0] + PAIRS[1], 20, num_sentinels=2)
     task = T5Seq2SeqLM(
