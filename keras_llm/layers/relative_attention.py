@@ -36,7 +36,7 @@ class RelativeMultiHeadAttention(MultiHeadAttention):
         dropout: float in [0, 1), the share of attention scores set to zero in training.
         kernel_initializer: initializer of the kernels, the three biases and the segment vectors.
         use_bias: bool, whether the dense layers have a bias.
-        **kwargs: the further arguments of `MultiHeadAttention`.
+        **kwargs: `head_dim` of `MultiHeadAttention`; `name`, `dtype`, ... of `keras.layers.Layer`.
 
     Call arguments:
         query: float (batch, query, features).
@@ -246,7 +246,8 @@ class TwoStreamBlock(EncoderBlock):
         hidden_dim: int, features of the input and the output.
         num_heads: int, attention heads; divides `hidden_dim`.
         intermediate_dim: int, features inside the feed-forward network.
-        **kwargs: the further arguments of `EncoderBlock`.
+        **kwargs: the further arguments of `EncoderBlock`; `use_bias` is of the feed-forward
+            network.
 
     Call arguments:
         streams: float (batch, length + predictions, hidden_dim): the content stream, followed by
@@ -277,6 +278,7 @@ class TwoStreamBlock(EncoderBlock):
             self.num_heads,
             dropout=self.dropout,
             kernel_initializer=self.kernel_initializer,
+            **(self.attention or {}),
             dtype=self.dtype_policy,
             name=name,
         )

@@ -1,4 +1,4 @@
-"""XLNet ("XLNet: Generalized Autoregressive Pretraining", Yang et al., 2019).
+"""XLNet, the generalized autoregressive model (Yang et al., 2019, https://arxiv.org/abs/1906.08237).
 
 Notable:
 - it predicts tokens one after the other, in another order for each text: so it learns from both
@@ -30,8 +30,8 @@ def _kernel_initializer():
 class XLNetBackbone(keras_hub.models.Backbone):
     """The content stream of XLNet: from token ids to one vector for each token.
 
-    `base` and `large` build it in the sizes of "XLNet" (Yang et al., 2019), section 3.1 and
-    appendix A.4, `tiny` in that of a BERT of this name.
+    `base` and `large` build it in the sizes of "XLNet" (Yang et al., 2019), sections 3.4 and 3.1,
+    `tiny` in that of a BERT of this name.
 
     Args:
         vocabulary_size: int, number of tokens.
@@ -103,6 +103,7 @@ class XLNetBackbone(keras_hub.models.Backbone):
                 num_heads,
                 intermediate_dim,
                 dropout=dropout,
+                intermediate_dropout=dropout,
                 activation=activation,
                 layer_norm_epsilon=LAYER_NORM_EPSILON,
                 kernel_initializer=_kernel_initializer(),
@@ -246,7 +247,7 @@ class XLNetBackbone(keras_hub.models.Backbone):
 
     @classmethod
     def large(cls, vocabulary_size, **overrides):
-        """Builds 24 layers of 1024 features (Yang et al., 2019, appendix A.4): 361 million."""
+        """Builds 24 layers of 1024 features (Yang et al., 2019, section 3.1): 361 million."""
         return cls._sized(vocabulary_size, 24, 1024, overrides)
 
     @classmethod

@@ -24,12 +24,11 @@ WEIGHTS = (
 class Streams(keras.layers.Layer):
     """A block with what it needs to know."""
 
-    def __init__(self, norm_first=False, **kwargs):
+    def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.norm_first = norm_first
         self.context = RelativeContext(HIDDEN, dtype=self.dtype_policy, name="context")
         self.block = TwoStreamBlock(
-            HIDDEN, HEADS, 10, 0.0, norm_first, dtype=self.dtype_policy, name="block"
+            HIDDEN, HEADS, 10, dropout=0.0, dtype=self.dtype_policy, name="block"
         )
 
     def build(self, streams_shape):
@@ -42,9 +41,6 @@ class Streams(keras.layers.Layer):
 
     def compute_output_shape(self, streams_shape):
         return streams_shape
-
-    def get_config(self):
-        return {**super().get_config(), "norm_first": self.norm_first}
 
 
 @pytest.fixture
@@ -233,8 +229,7 @@ def test_a_mask_of_numbers_is_refused(rng):
 # === TwoStreamBlock ===
 
 
-@pytest.mark.parametrize("norm_first", [False, True])
-def test_block_battery(rng, tmp_path, norm_first):
+def test_block_battery(rng, tmp_path):
     x = examples(rng)
     arguments = {
         "streams": normal(rng, 2, 7, HIDDEN),
@@ -243,9 +238,7 @@ def test_block_battery(rng, tmp_path, norm_first):
         "attention_mask": x["attention_mask"],
         "query_positions": x["query_positions"].astype("int32"),
     }
-    battery.check_layer(
-        lambda **kw: Streams(norm_first, name="two_streams", **kw), arguments, tmp_path
-    )
+    battery.check_layer(lambda **kw: Streams(name="two_streams", **kw), arguments, tmp_path)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
