@@ -78,6 +78,8 @@ class PositionEmbedding(keras.layers.Layer):
     Call arguments:
         x: float (..., length, hidden_dim); only its shape counts.
         start_index: int or int scalar tensor, position of the first token.
+        positions: int (..., length), the position of each token, where they do not go on from
+            `start_index`.
 
     Returns:
         Tensor of the shape of `x`, to be added to it.
@@ -110,7 +112,7 @@ class PositionEmbedding(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, x, start_index=0):
+    def call(self, x, start_index=0, positions=None):
         """Returns the vectors of the positions of `x`."""
         start = start_index if isinstance(start_index, int) else 0
         length = x.shape[-2]
@@ -122,6 +124,8 @@ class PositionEmbedding(keras.layers.Layer):
             )
         shape = ops.shape(x)
         table = ops.convert_to_tensor(self.embeddings)  # (max_sequence_length, hidden_dim)
+        if positions is not None:
+            return ops.take(table, positions, axis=0)
         encoding = ops.slice(table, (start_index, 0), (shape[-2], shape[-1]))
         return ops.broadcast_to(encoding, shape)
 

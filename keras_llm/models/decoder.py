@@ -1,8 +1,8 @@
 """What decoders that stand alone share: attention to the past, within a document, and the cache.
 
 Notable:
-- a row may hold several documents, one after the other, each of which sees itself alone: so no
-  place of a batch is lost to padding;
+- a row may hold several documents, one after the other, so that no place of a batch is lost to
+  padding. Each sees itself alone and begins at position 0, as if it had a row of its own;
 - the computation is written once, in `call`; the functional graph around it gives KerasHub's tasks
   the inputs that they know, and `segment_ids` stays optional;
 - `decode_step` goes on with a text token by token without computing its past again.
@@ -26,7 +26,7 @@ class Decoder(keras_hub.models.Backbone):
     Call arguments:
         inputs: dict of `token_ids` int32 (batch, length), `padding_mask` bool (batch, length), True
             at real tokens, and where rows hold several documents `segment_ids` int32 (batch,
-            length), the number of each token's document: attention stays within it.
+            length), the number of each token's document.
 
     Returns:
         A model whose output is a tensor (batch, length, hidden_dim).
@@ -52,10 +52,13 @@ class Decoder(keras_hub.models.Backbone):
         )
 
     def _decode(self, token_ids, padding_mask, segment_ids=None, training=None):
-        same_document = None
+        # x: (batch, length, hidden_dim)
+        same_document = positions = None
         if segment_ids is not None:
             same_document = segment_ids[:, :, None] == segment_ids[:, None, :]  # (b, query, key)
-        x = self._embed(token_ids, training=training)  # (batch, length, hidden_dim)
+            first = ops.argmax(same_document, axis=-1)  # (batch, length), where its document begins
+            positions = ops.arange(ops.shape(first)[1]) - ops.cast(first, "int32")
+        x = self._embed(token_ids, positions=positions, training=training)
         for layer in self.transformer_layers:
             x = layer(x, padding_mask=padding_mask, attention_mask=same_document, training=training)
         return self.layer_norm(x)
@@ -102,6 +105,6 @@ class Decoder(keras_hub.models.Backbone):
             new_cache.append(layer_cache)
         return self.layer_norm(x), new_cache
 
-    def _embed(self, token_ids, start_index=0, training=None):
-        """Embeds tokens (batch, length) of which the first has the position `start_index`."""
+    def _embed(self, token_ids, start_index=0, positions=None, training=None):
+        """Embeds tokens (batch, length) at `positions`, or at those from `start_index` on."""
         raise NotImplementedError

@@ -66,7 +66,7 @@ class GPT2Backbone(Decoder):
     Call arguments:
         inputs: dict of `token_ids` int32 (batch, length), `padding_mask` bool (batch, length), True
             at real tokens, and where rows hold several documents `segment_ids` int32 (batch,
-            length), the number of each token's document: attention stays within it.
+            length), the number of each token's document, which is read as if it stood alone.
 
     Returns:
         A model whose output is a tensor (batch, length, hidden_dim).
@@ -154,10 +154,10 @@ class GPT2Backbone(Decoder):
         self.dropout = dropout
         self.max_sequence_length = max_sequence_length
 
-    def _embed(self, token_ids, start_index=0, training=None):
+    def _embed(self, token_ids, start_index=0, positions=None, training=None):
         tokens = self.token_embedding(token_ids)  # (batch, length, hidden_dim)
-        positions = self.position_embedding(tokens, start_index=start_index)
-        x = self.embeddings_add([tokens, positions])
+        places = self.position_embedding(tokens, start_index=start_index, positions=positions)
+        x = self.embeddings_add([tokens, places])
         return self.embeddings_dropout(x, training=training)
 
     def get_config(self):

@@ -69,7 +69,7 @@ class LlamaBackbone(Decoder):
     Call arguments:
         inputs: dict of `token_ids` int32 (batch, length), `padding_mask` bool (batch, length), True
             at real tokens, and where rows hold several documents `segment_ids` int32 (batch,
-            length), the number of each token's document: attention stays within it.
+            length), the number of each token's document, which is read as if it stood alone.
 
     Returns:
         A model whose output is a tensor (batch, length, hidden_dim).
@@ -185,8 +185,8 @@ class LlamaBackbone(Decoder):
         self.mlp_bias = mlp_bias
         self.max_sequence_length = max_sequence_length
 
-    def _embed(self, token_ids, start_index=0, training=None):
-        return self.token_embedding(token_ids)  # positions enter in each layer
+    def _embed(self, token_ids, start_index=0, positions=None, training=None):
+        return self.token_embedding(token_ids)  # distances enter in each layer, not positions
 
     def get_config(self):
         """Returns the constructor's arguments."""

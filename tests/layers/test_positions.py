@@ -64,6 +64,9 @@ def test_learned_rows_are_the_positions():
     output = battery.numpy(layer(np.zeros((3, 5, 4), "float32")))
     table = layer.get_weights()[0]
     battery.assert_close(output, np.broadcast_to(table[:5], (3, 5, 4)))
+    positions = np.array([[0, 1, 2, 0, 1], [7, 0, 1, 2, 3], [3, 3, 3, 3, 3]])
+    output = battery.numpy(layer(np.zeros((3, 5, 4), "float32"), positions=positions))
+    battery.assert_close(output, table[positions])
 
 
 def test_sequence_longer_than_positions():

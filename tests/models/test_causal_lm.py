@@ -258,14 +258,14 @@ def test_two_replicas_learn_as_one(tokenizer, packed):
 def test_documents_of_a_packed_row_do_not_see_each_other(tokenizer):
     from keras_llm import objectives
 
-    model = string_model(tokenizer, name="llama")
+    model = string_model(tokenizer)
     (x, y, weight), *_ = objectives.causal_lm_examples(
         POEMS, tokenizer, 1, sequence_length=64, training=False
     )
     logits = battery.numpy(model(x))
     log_p = battery.numpy(keras.ops.log_softmax(logits))
     found = np.take_along_axis(log_p, y.numpy()[..., None], axis=-1)[..., 0][weight.numpy() > 0]
-    # Rotary positions do not know that the second begins in the middle of the row.
+    # The second begins in the middle of the row, but each is read as if it stood alone.
     expected = np.concatenate(model.log_probabilities(model.frame(POEMS)))
     battery.assert_close(found, expected, 1e-4)
 

@@ -80,6 +80,21 @@ def test_other_documents_change_nothing(name):
         battery.assert_close(after[~others], before[~others], 1e-6)
 
 
+def test_documents_of_a_row_as_if_in_rows_of_their_own_in_a_graph(name):
+    model, x = with_random_weights(name), inputs()
+    x["padding_mask"][:] = True
+    x["segment_ids"] = np.array([[0, 0, 0, 1, 1, 1, 1, 2], [4] * 8, [0, 1, 2, 2, 2, 2, 3, 3]])
+    together = battery.numpy(battery.compiled(lambda x: model(x))(x))
+    rows, masks = [], []
+    for ids, segments in zip(x["token_ids"], x["segment_ids"], strict=True):
+        for document in np.unique(segments):
+            length = (segments == document).sum()
+            rows.append(np.pad(ids[segments == document], (0, 8 - length)))
+            masks.append(np.arange(8) < length)
+    alone = {"token_ids": np.array(rows), "padding_mask": np.array(masks)}
+    battery.assert_close(together.reshape(-1, 12), battery.numpy(model(alone))[masks], 1e-5)
+
+
 def test_rows_without_documents_are_one_document(name):
     model, x = with_random_weights(name), inputs()
     one = {**x, "segment_ids": np.full((3, 8), 5, "int32")}
