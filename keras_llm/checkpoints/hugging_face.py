@@ -82,8 +82,8 @@ def load_hugging_face(folder_or_hub_name, cls=None, dtype=None):
     model = family.backbone(**_read_settings(family, config, folder), dtype=dtype)
     if cls is not family.backbone:
         model = cls(model)
-    with open_tensors(folder) as files:
-        _assign(family, model, files, folder)
+    with open_tensors(folder) as tensors:
+        _assign(family, model, tensors, folder)
     has_tokenizer = any((folder / file).is_file() for file in family.tokenizer_files)
     return model, family.load_tokenizer(folder) if has_tokenizer else None
 
@@ -264,49 +264,35 @@ def _tensors(family, model):
             yield name.removeprefix(prefix), array
 
 
-def _assign(family, model, files, folder):
+def _assign(family, model, tensors, folder):
     """Fills the model's variables from open files; what does not fit is an error, listed."""
-    stored = _by_their_names_with_heads(family, files)  # name: as it stands in the file
+    tensors = _by_their_names_with_heads(family, tensors)
     variables = {variable.path: variable for variable in model.weights}
     entries = family.tensors_of(model)
-
-    def shape(name):
-        return tuple(files[stored[name]].get_slice(stored[name]).get_shape())
-
-    def tensor(name):
-        return files[stored[name]].get_tensor(stored[name])
-
-    expected = {}
-    for entry in entries:
-        # Arrays of the variables' shapes without their memory, turned around as when saving.
-        ours = [np.broadcast_to(np.float32(0), variables[path].shape) for path in entry.ours]
-        arrays = _tuple(entry.write(*ours))
-        expected |= {name: a.shape for name, a in zip(entry.theirs, arrays, strict=True)}
-    copies = {copy: of for copy, of in family.copies.items() if copy not in expected}
-    for copy, original in family.copies.items():
-        if family.fills_copies and copy in expected and original in stored:
-            stored.setdefault(copy, stored[original])
+    shapes = _shapes(entries, variables)
+    if family.fills_copies:
+        for copy, original in family.copies.items():
+            if copy in shapes and original in tensors:
+                tensors.places.setdefault(copy, tensors.places[original])
 
     def is_left(name):
         is_unread_head = type(model) is family.backbone and family.is_head(name)
         return is_unread_head or any(fnmatch(name, pattern) for pattern in family.ignored)
 
-    problems = [f"missing: {name}" for name in expected.keys() - stored.keys()]
-    unknown = stored.keys() - expected.keys() - copies.keys()
-    problems += [f"unknown: {stored[name]}" for name in unknown if not is_left(name)]
-    problems += [
-        f"shape {shape(name)} instead of {expected[name]}: {stored[name]}"
-        for name in expected.keys() & stored.keys()
-        if shape(name) != expected[name]
-    ]
-    if problems:
-        raise ValueError(
-            f"{folder} does not hold the weights of a {family.models[type(model)]} of its "
-            "config.json:\n  " + "\n  ".join(sorted(problems))
-        )
+    copies = {
+        copy: original
+        for copy, original in family.copies.items()
+        if copy in tensors and copy not in shapes and not is_left(copy)
+    }
+    unknown = {name for name in tensors.names - shapes.keys() - copies.keys() if not is_left(name)}
+    _check_tensors(
+        shapes,
+        tensors,
+        unknown,
+        f"{folder} does not hold the weights of a {family.models[type(model)]} of its config.json",
+    )
     for copy, original in copies.items():
-        is_there = copy in stored and not is_left(copy)
-        if is_there and not np.array_equal(tensor(copy), tensor(original)):
+        if not np.array_equal(tensors.read(copy), tensors.read(original)):
             raise ValueError(
                 f"{folder}: {copy} differs from {original}. The two are one in "
                 f"{type(model).__name__}; a model that was trained with the two apart cannot be "
@@ -314,21 +300,45 @@ def _assign(family, model, files, folder):
             )
 
     for entry in entries:
-        arrays = _tuple(entry.read(*(tensor(name) for name in entry.theirs)))
+        arrays = _tuple(entry.read(*map(tensors.read, entry.theirs)))
         for path, array in zip(entry.ours, arrays, strict=True):
             variables[path].assign(array)
 
 
-def _by_their_names_with_heads(family, files):
+def _by_their_names_with_heads(family, tensors):
     """Names tensors as in a file with heads, where the backbone's names have a prefix."""
-    stored = {}
-    is_bare = not any(name.startswith(family.prefix) for name in files)
-    for name in files:
-        full = family.prefix + name if is_bare else name
+    is_bare = not any(name.startswith(family.prefix) for name in tensors.names)
+
+    def rename(name):
         for old, new in OLD_NAMES.items():
-            full = full.removesuffix(old) + new if full.endswith(old) else full
-        stored[full] = name
-    return stored
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        return family.prefix + name if is_bare else name
+
+    return tensors.renamed(rename)
+
+
+def _shapes(entries, variables):
+    """Says of each tensor what shape it must have."""
+    shapes = {}
+    for entry in entries:
+        # Arrays of the variables' shapes without their memory, turned around as when saving.
+        ours = [np.broadcast_to(np.float32(0), variables[path].shape) for path in entry.ours]
+        theirs = _tuple(entry.write(*ours))
+        shapes |= {name: a.shape for name, a in zip(entry.theirs, theirs, strict=True)}
+    return shapes
+
+
+def _check_tensors(shapes, tensors, unknown, what):
+    """Raises ValueError with a list of all tensors that are missing, unknown or misshapen."""
+    problems = [f"missing: {name}" for name in shapes if name not in tensors]
+    problems += [f"unknown: {tensors.name_in_file(name)}" for name in unknown]
+    problems += [
+        f"shape {tensors.shape(name)} instead of {shape}: {tensors.name_in_file(name)}"
+        for name, shape in shapes.items()
+        if name in tensors and tensors.shape(name) != shape
+    ]
+    if problems:
+        raise ValueError(f"{what}:\n  " + "\n  ".join(sorted(problems)))
 
 
 def _tuple(arrays):

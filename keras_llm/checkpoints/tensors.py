@@ -13,6 +13,45 @@ WHOLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 
+class Tensors:
+    """The tensors of open files, by name; nothing is read before it is asked for.
+
+    Args:
+        places: dict from a tensor's name to the pair of the open file that has it and its name
+            there.
+    """
+
+    def __init__(self, places):
+        self.places = places
+
+    def __contains__(self, name):
+        return name in self.places
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all tensors."""
+        return set(self.places)
+
+    def name_in_file(self, name) -> str:
+        """Returns what a tensor is called where it is stored."""
+        _, stored = self.places[name]
+        return stored
+
+    def shape(self, name) -> tuple[int, ...]:
+        """Returns a tensor's shape without reading it."""
+        file, stored = self.places[name]
+        return tuple(file.get_slice(stored).get_shape())
+
+    def read(self, name) -> np.ndarray:
+        """Reads a tensor."""
+        file, stored = self.places[name]
+        return file.get_tensor(stored)
+
+    def renamed(self, rename) -> "Tensors":
+        """Returns the same tensors by other names, which a function makes of the old ones."""
+        return Tensors({rename(name): place for name, place in self.places.items()})
+
+
 @contextmanager
 def open_tensors(folder):
     """Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
@@ -21,8 +60,7 @@ def open_tensors(folder):
         folder: Path.
 
     Yields:
-        Dict from the name of a tensor to the open file that has it: `file.get_tensor(name)` reads
-        it, `file.get_slice(name).get_shape()` only looks.
+        `Tensors`.
 
     Raises:
         FileNotFoundError: there is neither file, or a shard is missing.
@@ -40,7 +78,7 @@ def open_tensors(folder):
         )
     with ExitStack() as stack:
         opened = [stack.enter_context(safe_open(folder / file, "numpy")) for file in files]
-        yield {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (no dict)
+        yield Tensors({name: (file, name) for file in opened for name in file.keys()})  # noqa: SIM118
 
 
 def write_tensors(tensors: Iterable[tuple[str, np.ndarray]], folder, max_shard_size):
