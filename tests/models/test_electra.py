@@ -9,7 +9,7 @@ from keras_llm.models import ElectraBackbone, ElectraForPretraining
 
 SIZES = {
     "vocabulary_size": 30,
-    "num_layers": 2,
+    "num_layers": 1,
     "num_heads": 4,
     "hidden_dim": 16,
     "embedding_dim": 8,
