@@ -290,7 +290,7 @@ def main():
         print(*row, sep="  ", flush=True)
         table.add_row(*row)
         have_learned.append(below)
-    Console().print(table)
+    Console(width=110).print(table)
     sys.exit(not all(have_learned))
 
 
