@@ -1,4 +1,4 @@
-"""Whole models, one file each: what came before attention, the encoder-decoder, and BERT."""
+"""Whole models, one file each: language models before attention, Transformer, and its family."""
 
 from keras_llm.models.bert import BertBackbone, BertForPretraining
 from keras_llm.models.distilbert import DistilBertBackbone, DistilBertMaskedLM

@@ -341,15 +341,15 @@ class ElectraForPretraining(TrainingMixin, keras_hub.models.Task):
         logits = ops.reshape(y_pred, (-1, ops.shape(y_pred)[-1]))
         guesses = keras.random.categorical(ops.stop_gradient(logits), 1, seed=self.draws)
         guesses = ops.reshape(ops.cast(guesses, tokens.dtype), (batch, predictions))
-        # A slot that is unused writes what is there.
         used = ops.ones_like(positions) if sample_weight is None else sample_weight
         present = ops.take_along_axis(tokens, positions, axis=1)  # (batch, predictions)
         rows = ops.broadcast_to(ops.arange(batch)[:, None], (batch, predictions))
         indices = ops.stack([rows, positions], axis=-1)  # (batch, predictions, 2)
 
         def filled(values):
-            values = ops.where(used > 0, ops.cast(values, tokens.dtype), present)
-            return ops.scatter_update(tokens, indices, values)  # (batch, length)
+            # Differences add up: an unused slot adds 0, also where a used one has its position.
+            differences = ops.where(used > 0, ops.cast(values, tokens.dtype) - present, 0)
+            return tokens + ops.scatter(indices, differences, ops.shape(tokens))  # (batch, length)
 
         corrupted = filled(guesses)
         return corrupted, ops.cast(corrupted != filled(y), "int32")

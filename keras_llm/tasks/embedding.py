@@ -9,6 +9,7 @@ from keras_llm.models.encoder import sequence_output
 from keras_llm.models.sizes import check_vocabulary
 from keras_llm.tasks.preprocessing import EncoderPreprocessor
 from keras_llm.tasks.text_task import as_strings, check_sequence_length
+from keras_llm.tokenizers.subword import utf8
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -112,7 +113,7 @@ class TextEmbedder(keras_hub.models.Task):
         """
         if isinstance(x, tf.data.Dataset):
             return super().predict(x, verbose=verbose, **kwargs)
-        texts = np.array([text.encode() for text in as_strings(x, "texts")], object)
+        texts = np.array([utf8(text) for text in as_strings(x, "texts")], object)
         order = np.argsort([-len(text) for text in texts], kind="stable")  # the longest first
         batches = tf.data.Dataset.from_tensor_slices(tf.constant(texts[order])).batch(batch_size)
         vectors = super().predict(batches, verbose=verbose, **kwargs)

@@ -69,6 +69,15 @@ def test_a_right_guess_counts_as_original():
     assert not replaced.any()
 
 
+def test_an_unused_slot_does_not_hide_the_guess_at_its_position():
+    """The last slot is unused and says 0, where rows without `[CLS]` may be masked too."""
+    model, (x, y, used) = make(), examples()
+    masked_first = {**x, "mask_positions": np.tile([0, 3, 4, 0], (4, 1)).astype("int32")}
+    logits = keras.ops.one_hot(y, 30) * 1e4
+    corrupted, _ = battery.numpy(model.corrupt(masked_first, y, logits, used))
+    np.testing.assert_array_equal(corrupted[:, 0], y[:, 0])
+
+
 def test_loss_is_the_generators_plus_fifty_times_the_discriminators():
     model, (x, y, used) = make(seed=3), examples()
     logits = battery.numpy(model(x)).astype("float64")

@@ -166,6 +166,11 @@ def test_byte_pairs_of_keras_hub():
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
+def test_lone_surrogates_are_undecodable_bytes():
+    vectors = embedder().predict(["a \ud800 film", "a [UNK] film"])
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+
+
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match=r"pooling must be .*, not 'max'"):
         embedder(pooling="max")
