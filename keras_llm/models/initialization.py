@@ -21,10 +21,10 @@ def mimetic_initialization(backbone, seed=0):
     vision transformers `W_Q W_K^T` near the identity and sine positions. Here `W_Q = W_K`, so that
     a token attends to what resembles it, and positions are sine waves, so that neighbours resemble
     it; the paper's `W_V W_O` near the negative identity is left out. The longest wave is as long as
-    the longest sequence. The waves are 0.1 high, and token embeddings are scaled from BERT's standard
-    deviation of 0.02 to `hidden_dim ** -0.5`, about as large: beside the places, words of 0.02
-    would be lost, and it takes several times as many steps until a masked token is found by the
-    words around it (`benchmarks/from_scratch.py`). Everything is learned on from there.
+    the longest sequence. The waves are 0.1 high, and token embeddings are scaled from BERT's
+    standard deviation, 0.02, to `hidden_dim ** -0.5`, about as large: words would be lost beside
+    their places, and the model would need more steps until it finds a masked token by the words
+    around it. Everything is learned on from there.
 
     XLNet's positions are relative: there each head looks at a distance of its own, 1 before, 1
     behind, 2 before, and so on, and less at others: as much as the inverse square of how far they

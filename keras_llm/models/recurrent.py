@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_llm.layers import LanguageModelHead
 from keras_llm.models.language_model import LanguageModel, blocks_of_texts
 from keras_llm.models.sizes import check_sizes
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin, WarmupLinearDecay
@@ -120,7 +121,7 @@ class RecurrentLM(TrainingMixin, keras.Model, LanguageModel):
             keras.layers.Dropout(dropout, dtype=dtype, name=f"dropout_{i}")
             for i in range(num_layers + 1)
         ]
-        self.head = NextTokenHead(self.token_embedding, dtype=dtype, name="head")
+        self.head = LanguageModelHead(self.token_embedding, dtype=dtype, name="head")
 
         # === Weights ===
         self.token_embedding.build((None, None))
@@ -332,29 +333,6 @@ class RecurrentLM(TrainingMixin, keras.Model, LanguageModel):
         logits, after = self._read(token_ids, states)
         after = tree.map_structure(lambda state: ops.cast(state, "float32"), after)
         return keras.Model([token_ids, states], [ops.log_softmax(logits), after])
-
-
-class NextTokenHead(keras.layers.Layer):
-    """Logits of all tokens in float32, from the transposed token table and a bias."""
-
-    def __init__(self, token_embedding, **kwargs):
-        super().__init__(**kwargs)
-        self.token_embedding = token_embedding
-
-    def build(self, x_shape):
-        """Creates the bias."""
-        self.bias = self.add_weight(
-            name="bias",
-            shape=(self.token_embedding.input_dim,),
-            initializer="zeros",
-            autocast=False,  # it is added in float32
-        )
-        self.built = True
-
-    def call(self, x):
-        """Returns the logits: (..., hidden_dim) -> (..., vocabulary)."""
-        logits = self.token_embedding(x, reverse=True)
-        return ops.cast(logits, "float32") + self.bias
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
