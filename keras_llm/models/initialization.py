@@ -21,10 +21,8 @@ def mimetic_initialization(backbone, seed=0):
     vision transformers `W_Q W_K^T` near the identity and sine positions. Here `W_Q = W_K`, so that
     a token attends to what resembles it, and positions are sine waves, so that neighbours resemble
     it; the paper's `W_V W_O` near the negative identity is left out. The longest wave is as long as
-    the longest sequence. The waves are 0.1 high, and token embeddings are scaled from BERT's
-    standard deviation, 0.02, to `hidden_dim ** -0.5`, about as large: words would be lost beside
-    their places, and the model would need more steps until it finds a masked token by the words
-    around it. Everything is learned on from there.
+    the longest sequence. The waves are 0.1 high, several times BERT's token embeddings (standard
+    deviation 0.02): at first the place counts, not the word. Everything is learned on from there.
 
     XLNet's positions are relative: there each head looks at a distance of its own, 1 before, 1
     behind, 2 before, and so on, and less at others: as much as the inverse square of how far they
@@ -50,8 +48,6 @@ def mimetic_initialization(backbone, seed=0):
     positions = backbone.position_embedding.embeddings  # (max_sequence_length, hidden_dim)
     waves = SinePositionEncoding(positions.shape[0] / (2 * math.pi), dtype="float32")
     positions.assign(0.1 * waves(ops.zeros(positions.shape)))
-    words = backbone.token_embedding.embeddings  # (vocabulary, hidden_dim)
-    words.assign(words * (words.shape[1] ** -0.5 / 0.02))
 
     # Of variance 1 / hidden_dim: large enough for the products to tell neighbours apart.
     initializer = keras.initializers.LecunNormal(keras.random.SeedGenerator(seed))

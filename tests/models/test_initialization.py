@@ -25,22 +25,15 @@ def test_attention_starts_near_by_and_falls_off_with_the_distance(length):
     by_distance = [np.diagonal(scores, d, axis1=2, axis2=3).mean() for d in range(5)]
     assert by_distance == sorted(by_distance, reverse=True)
     near = by_distance[0] + 2 * sum(by_distance[1:4])  # a token and three neighbours on each side
-    assert near > 0.7
+    assert near > 0.8
 
 
-def test_a_word_counts_as_much_as_its_place():
-    backbone = BertBackbone.tiny(100, max_sequence_length=64)
-    mimetic_initialization(backbone)
-    words, places = backbone.token_embedding.embeddings, backbone.position_embedding.embeddings
-    assert 0.9 < np.std(words) / np.std(places) < 1.4
-
-
-def test_only_words_positions_queries_and_keys_are_set():
+def test_only_positions_queries_and_keys_are_set():
     backbone = BertBackbone.tiny(100, max_sequence_length=16)
     before = {weight.path: np.array(weight) for weight in backbone.weights}
     mimetic_initialization(backbone)
     changed = {w.path for w in backbone.weights if not np.array_equal(w, before[w.path])}
-    assert changed == {"token_embedding/embeddings", "position_embedding/embeddings"} | {
+    assert changed == {"position_embedding/embeddings"} | {
         f"transformer_layer_{i}/self_attention/{name}_dense/kernel"
         for i in (0, 1)
         for name in ("query", "key")
