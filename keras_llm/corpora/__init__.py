@@ -5,15 +5,21 @@ from keras_llm.corpora.cleaning import clean, drop_near_duplicates, near_duplica
 from keras_llm.corpora.corpus import Corpus, Document
 from keras_llm.corpora.files import from_files
 from keras_llm.corpora.sentences import sentences
+from keras_llm.corpora.squad import Answer, Question, QuestionCorpus, read_squad, write_squad
 
 __all__ = [
+    "Answer",
     "Corpus",
     "Document",
+    "Question",
+    "QuestionCorpus",
     "available",
     "clean",
     "drop_near_duplicates",
     "from_files",
     "load",
     "near_duplicates",
+    "read_squad",
     "sentences",
+    "write_squad",
 ]

