@@ -2,20 +2,33 @@
 
 # A saved task is loaded with its backbone and tokenizer: their classes must be known to Keras.
 from keras_llm import models, tokenizers  # noqa: F401
+from keras_llm.tasks.chat import Chat
 from keras_llm.tasks.classification import TextClassifier
 from keras_llm.tasks.embedding import TextEmbedder
 from keras_llm.tasks.preprocessing import (
     EncoderPreprocessor,
+    QuestionAnswererPreprocessor,
     TextClassifierPreprocessor,
+    TokenClassifierPreprocessor,
     TranslatorPreprocessor,
 )
+from keras_llm.tasks.question_answering import QuestionAnswerer, squad_scores
+from keras_llm.tasks.token_classification import Entity, TokenClassifier, entity_scores
 from keras_llm.tasks.translation import Translator
 
 __all__ = [
+    "Chat",
     "EncoderPreprocessor",
+    "Entity",
+    "QuestionAnswerer",
+    "QuestionAnswererPreprocessor",
     "TextClassifier",
     "TextClassifierPreprocessor",
     "TextEmbedder",
+    "TokenClassifier",
+    "TokenClassifierPreprocessor",
     "Translator",
     "TranslatorPreprocessor",
+    "entity_scores",
+    "squad_scores",
 ]
