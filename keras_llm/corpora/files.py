@@ -65,6 +65,37 @@ def from_files(path: str | Path, language: str | None = None, text_field: str = 
     )
 
 
+def read_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
+    r"""Reads the rows of the user's own tables, none left out.
+
+    Args:
+        path: str or Path, as in `from_files`, of .jsonl, .csv and .parquet files.
+
+    Returns:
+        Iterator of pairs: where a row stands, for messages, such as "reviews.csv, line 7"; and the
+        dict from the names of its columns to their values.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is of another kind; while iterating, if it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> _ = Path(folder.name, "reviews.csv").write_text("text,label\nfine,good\n")
+        >>> [row for _, row in read_rows(folder.name)]
+        [{'text': 'fine', 'label': 'good'}]
+        >>> folder.cleanup()
+    """
+    files = _find_files(Path(path).expanduser())
+    for file in files:
+        if _kind(file) not in ROWS:
+            raise ValueError(f"{file} has no columns. Pass files of the kinds {', '.join(ROWS)}.")
+    return (
+        (f"{file}, line {number}", row) for file in files for number, row in ROWS[_kind(file)](file)
+    )
+
+
 def _find_files(path: Path) -> tuple[Path, ...]:
     if path.is_file():
         if _kind(path) not in KINDS:
@@ -108,7 +139,7 @@ def _read_file(path: Path, text_field: str) -> Iterator[Document]:
 
 def _paragraphs(path: Path) -> Iterator[Document]:
     """Streams the documents of a .txt file, which blank lines separate."""
-    for is_blank, lines in groupby(_numbered_lines(path), key=lambda item: not item[1].strip()):
+    for is_blank, lines in groupby(numbered_lines(path), key=lambda item: not item[1].strip()):
         if not is_blank:
             number, first = next(lines)
             rest = (line for _, line in lines)
@@ -147,7 +178,7 @@ def _in_parts(lines: Iterable[str], metadata: dict, document_id: str) -> Iterato
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    for number, line in _numbered_lines(path):
+    for number, line in numbered_lines(path):
         if line.isspace():
             continue
         try:
@@ -164,7 +195,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
     csv.field_size_limit(MAX_LINE_BYTES)  # the module's own limit is 131,072 characters
-    rows = csv.reader((line for _, line in _numbered_lines(path)), strict=True)
+    rows = csv.reader((line for _, line in numbered_lines(path)), strict=True)
     try:
         columns = next(rows, [])
         for values in filter(None, rows):  # a blank line is no row
@@ -186,7 +217,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
         raise ValueError(f"{path}: this is not a Parquet file that can be read: {error}") from error
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Streams (number from 1, line with its end) from UTF-8 text, checking each line first."""
     offset = 0
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

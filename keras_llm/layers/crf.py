@@ -180,13 +180,12 @@ def crf_decode(potentials):
         [[0, 1, 0]]
     """
     last, before = _forward(potentials, ops.max)
+    steps = before[:, :, :, None] + ops.moveaxis(potentials, 1, 0)  # (length, batch, before, tag)
 
-    def step_back(tag, position):
-        scores, pairs = position  # (batch, before), (batch, before, tag)
-        to_tag = ops.take_along_axis(pairs, tag[:, None, None], axis=2)[:, :, 0]
-        return _best(scores + to_tag), tag
+    def step_back(tag, scores):
+        to_tag = ops.take_along_axis(scores, tag[:, None, None], axis=2)  # (batch, before, 1)
+        return _best(to_tag[:, :, 0]), tag
 
-    steps = (before, ops.moveaxis(potentials, 1, 0))
     _, tags = ops.scan(step_back, _best(last), steps, reverse=True)
     return ops.moveaxis(tags, 0, 1)
 

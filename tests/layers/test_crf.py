@@ -1,5 +1,6 @@
 import functools
 import itertools
+import json
 
 import battery
 import keras
@@ -161,10 +162,38 @@ def test_formula_in_a_graph():
     battery.assert_close(battery.numpy(battery.compiled(everything)(*arrays)), expected, 1e-5)
 
 
+def test_batches_and_lengths_of_any_size_in_one_graph():
+    tf = pytest.importorskip("tensorflow")
+    crf = make_crf(2)
+    spec = tf.TensorSpec((None, None, 2), tf.float32)
+
+    @tf.function(input_signature=[spec], jit_compile=False)
+    def tags_and_gradient(emissions):
+        with tf.GradientTape() as tape:
+            tape.watch(emissions)
+            potentials = crf(emissions)
+            tags = crf_decode(potentials)
+            total = tf.reduce_sum(crf_log_likelihood(potentials, tags))
+        return tags, crf_marginals(potentials), tape.gradient(total, emissions)
+
+    for batch, length in ((2, 3), (1, 1), (3, 7)):
+        emissions = normal(batch, batch, length, 2)
+        tags, marginals, gradient = battery.numpy(tags_and_gradient(emissions))
+        np.testing.assert_array_equal(tags, battery.numpy(crf_decode(crf(emissions))))
+        battery.assert_close(gradient, np.eye(2)[tags] - marginals, 1e-5)
+
+
 def test_layer_battery(tmp_path):
     arguments = {"emissions": normal(0, 4, 4, 3), "padding_mask": np.ones((4, 4), bool)}
-    make = functools.partial(CRF, 3, name="crf", **ALLOWED)
-    battery.check_layer(make, arguments, tmp_path)
+    battery.check_layer(functools.partial(CRF, 3, name="crf"), arguments, tmp_path)
+
+
+def test_what_is_allowed_is_kept_in_the_configuration():
+    crf, emissions = make_crf(**ALLOWED), normal(7, 4, 4, 3)
+    copy = CRF.from_config(json.loads(json.dumps(crf.get_config())))
+    copy.build((None, None, 3))
+    copy.set_weights(crf.get_weights())
+    battery.assert_close(battery.numpy(copy(emissions)), battery.numpy(crf(emissions)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "bfloat16", "mixed_float16"])
