@@ -5,6 +5,7 @@ fails in TF Serving ("Could not find variable"), and `model.export` stores each 
 is saved here holds the plain TensorFlow variables, once each, and the graph that reads them.
 """
 
+import inspect
 import json
 import os
 import shutil
@@ -22,9 +23,10 @@ def export(model, path):
 
     The folder receives `1/`, `2/`, ... as TF Serving expects them. A version is written beside and
     renamed when it is whole, so a server that watches the folder never sees half a model. The
-    signature `serving_default` takes `text`, string (batch,), and returns what the model's `serve`
-    does: for a classifier `label`, string (batch,), and `probabilities`, float32 (batch, classes),
-    for an embedder `embedding`, float32 (batch, features).
+    signature `serving_default` takes what the model's `serve` does, strings (batch,): `text`, or
+    `question` and `context`. It returns what `serve` does: for a classifier `label`, string
+    (batch,), and `probabilities`, float32 (batch, classes), for an embedder `embedding`, float32
+    (batch, features).
 
     Args:
         model: A task such as `keras_llm.tasks.TextClassifier`.
@@ -71,7 +73,9 @@ def _save(model, folder):
     module = tf.Module()
     module.variables_of_the_model = [variable.value for variable in model.variables]
     module.tokenizer = model.preprocessor.tokenizer  # it may own lookup tables
-    serve = tf.function(model.serve, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    names = inspect.signature(model.serve).parameters
+    inputs = [tf.TensorSpec([None], tf.string, name) for name in names]
+    serve = tf.function(model.serve, input_signature=inputs)
     tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
     for file in (p for p in folder.rglob("*") if p.is_file()):
         with open(file, "rb") as f:
@@ -96,8 +100,10 @@ def _rename_to_next_version(partial, path):
 # package. The V1 loader restores variables as TF Serving's does; `tf.saved_model.load` does not.
 _SERVER = """
 import importlib.util, json, pathlib, sys
+import numpy as np
 import tensorflow as tf
 
+decode = np.vectorize(bytes.decode, otypes=[object])
 text = pathlib.Path(importlib.util.find_spec("tensorflow_text").submodule_search_locations[0])
 for name in ("keras", "keras_hub", "keras_llm", "tensorflow_text"):
     sys.modules[name] = None
@@ -107,9 +113,11 @@ with tf.compat.v1.Session(graph=tf.Graph()) as session:
     model = tf.compat.v1.saved_model.load(session, ["serve"], sys.argv[1])
     signature = model.signature_def["serving_default"]
     outputs = {name: tensor.name for name, tensor in signature.outputs.items()}
-    served = session.run(outputs, {signature.inputs["text"].name: json.load(sys.stdin)})
+    inputs = json.load(sys.stdin)
+    feed = {signature.inputs[name].name: texts for name, texts in inputs.items()}
+    served = session.run(outputs, feed)
 print(json.dumps({
-    name: [text.decode() for text in values] if values.dtype == object else values.tolist()
+    name: (decode(values) if values.dtype == object else values).tolist()
     for name, values in served.items()
 }))
 """
@@ -123,7 +131,7 @@ def check(version, texts):
 
     Args:
         version: Path of a version, as `export` returns it.
-        texts: List of str.
+        texts: List of str; or a dict of lists where `serve` takes more than `text`.
 
     Returns:
         What the signature returns, for a classifier a dict of `label`, a list of str, and
@@ -140,7 +148,7 @@ def check(version, texts):
     """
     process = subprocess.run(
         [sys.executable, "-c", _SERVER, str(version)],
-        input=json.dumps(list(texts)),
+        input=json.dumps(texts if isinstance(texts, dict) else {"text": list(texts)}),
         capture_output=True,
         text=True,
         check=False,
@@ -149,6 +157,6 @@ def check(version, texts):
         raise RuntimeError(f"{version} does not serve. The loader said: {process.stderr[-2000:]}")
     served = json.loads(process.stdout.splitlines()[-1])
     return {
-        name: values if isinstance(values[0], str) else np.array(values, "float32")
+        name: values if np.array(values).dtype.kind == "U" else np.array(values, "float32")
         for name, values in served.items()
     }

@@ -1,8 +1,12 @@
 """From strings to what a backbone reads, in a graph: the same in `fit` and in an export."""
 
+from typing import NamedTuple
+
 import keras
 import keras_hub
 import tensorflow as tf
+
+from keras_llm.tokenizers import BytePairTokenizer
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -49,9 +53,22 @@ class EncoderPreprocessor(keras_hub.models.Preprocessor):
 
     def _inputs(self, texts):
         tokens = self.tokenizer(texts)[:, : self.sequence_length - 2]  # ragged (batch, None)
-        first = tf.fill((tf.shape(texts)[0], 1), self.tokenizer.start_token_id)
-        last = tf.fill((tf.shape(texts)[0], 1), self.tokenizer.end_token_id)
-        rows = tf.concat([first, tokens, last], axis=1)
+        return self._framed(tokens)
+
+    def _framed(self, tokens):
+        first = tf.fill((tokens.nrows(), 1), self.tokenizer.start_token_id)
+        last = tf.fill((tokens.nrows(), 1), self.tokenizer.end_token_id)
+        return self.pack(tf.concat([first, tokens, last], axis=1))
+
+    def pack(self, rows):
+        """Pads rows of tokens to the longest of them.
+
+        Args:
+            rows: int32 ragged (batch, None), the first and the last token included.
+
+        Returns:
+            The dict that the class describes.
+        """
         token_ids, padding_mask = _padded(rows, self.tokenizer.pad_token_id)
         inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
         return inputs | {"segment_ids": tf.zeros_like(token_ids)} if self.segments else inputs
@@ -74,16 +91,19 @@ class TextClassifierPreprocessor(EncoderPreprocessor):
         classes: list of str, the names in the order of the model's outputs.
         sequence_length: as in `EncoderPreprocessor`.
         segments: as in `EncoderPreprocessor`.
+        multi_label: bool, whether a text has any number of classes.
         **kwargs: `name` of `keras.layers.Layer`.
 
     Call arguments:
         x: string tensor (batch,).
-        y: string tensor (batch,) of names in `classes`, or None.
+        y: string tensor (batch,) of names in `classes`; with `multi_label` (batch, None), ragged or
+            padded with "", the names of each text; or None.
         sample_weight: float tensor (batch,), or None.
 
     Returns:
         The dict of `token_ids` int32, `padding_mask` bool and, with `segments`, `segment_ids`
         int32, each (batch, length), and where given the numbers int32 (batch,) and the weights.
+        With `multi_label` float32 (batch, classes) for the numbers: 1 at the classes of a text.
 
     Example:
         >>> from keras_llm.tokenizers import WordPieceTokenizer
@@ -94,28 +114,331 @@ class TextClassifierPreprocessor(EncoderPreprocessor):
         ([[2, 5, 5, 3], [2, 5, 3, 0]], [1, 0])
     """
 
-    def __init__(self, tokenizer, classes, sequence_length=128, segments=True, **kwargs):
+    def __init__(
+        self,
+        tokenizer,
+        classes,
+        sequence_length=128,
+        segments=True,
+        multi_label=False,
+        **kwargs,
+    ):
         super().__init__(tokenizer, sequence_length, segments, **kwargs)
         self.classes = list(classes)
+        self.multi_label = multi_label
 
     def call(self, x, y=None, sample_weight=None):
         """Returns the inputs, the numbers of the classes and the weights."""
         if y is not None:
-            y = self._numbers(tf.convert_to_tensor(y, tf.string))
+            y = self._numbers(y.to_tensor() if isinstance(y, tf.RaggedTensor) else y)
         return super().call(x, y, sample_weight)
 
     def _numbers(self, names):
-        matches = names[:, None] == tf.constant(self.classes)  # (batch, classes)
-        known = tf.Assert(
-            tf.reduce_all(tf.reduce_any(matches, axis=1)),
+        names = tf.convert_to_tensor(names, tf.string)
+        matches = names[..., None] == tf.constant(self.classes)  # (batch, [names,] classes)
+        known = tf.reduce_any(matches, axis=-1)
+        if self.multi_label:
+            known |= names == ""
+        checked = tf.Assert(
+            tf.reduce_all(known),
             ["Labels that are not in classes", self.classes, "Labels of the batch:", names],
         )
-        with tf.control_dependencies([known] if known is not None else []):
+        with tf.control_dependencies([checked] if checked is not None else []):
+            if self.multi_label:
+                return tf.cast(tf.reduce_any(matches, axis=1), tf.float32)
             return tf.argmax(matches, axis=1, output_type=tf.int32)
 
     def get_config(self):
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "classes": self.classes}
+        config = super().get_config()
+        return {**config, "classes": self.classes, "multi_label": self.multi_label}
+
+
+# In a text these stand without a space before them; a byte-level piece tells the difference.
+_WITHOUT_SPACE = r"\p{Han}\p{Hiragana}\p{Katakana}\x{FF00}-\x{FFEF}\p{P}\p{S}\s"
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class TokenClassifierPreprocessor(TextClassifierPreprocessor):
+    """Turns words into the tokens of their pieces and says at which token each word begins.
+
+    A word is judged by its first piece, as in "BERT" (Devlin et al., 2018), section 5.3. A word of
+    which the tokenizer leaves nothing, such as a control character, is an unknown token; of a word
+    that fills more than half of the model the rest is cut off.
+
+    Args:
+        tokenizer: as in `EncoderPreprocessor`.
+        classes: list of str, the tags in the order of the model's outputs.
+        sequence_length: as in `EncoderPreprocessor`. Words of a sentence that do not fit are
+            neither read nor asked for.
+        segments: as in `EncoderPreprocessor`.
+        final_classes: list of str, the tags that a sentence may end with; None: all. With tags, a
+            sentence that is too long is cut after one of these.
+        **kwargs: `name` of `keras.layers.Layer`.
+
+    Call arguments:
+        x: string ragged tensor (batch, words).
+        y: string ragged tensor (batch, words) of tags in `classes`, or None.
+        sample_weight: float tensor (batch,), or None.
+
+    Returns:
+        The dict of `token_ids` int32, `padding_mask` bool and, with `segments`, `segment_ids`
+        int32, each (batch, length), of `word_positions` int32, at which token a word begins, and
+        `word_mask` bool, True at words, each (batch, words). With tags also their numbers, int32
+        (batch, words), and weights, float32 (batch, words), 0 at padding.
+
+    Example:
+        >>> from keras_llm.tokenizers import WordPieceTokenizer
+        >>> words = ["new", "##ly", "york"]
+        >>> tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+        >>> preprocess = TokenClassifierPreprocessor(tokenizer, ["O", "B-place"], 8)
+        >>> words = tf.ragged.constant([["newly", "york"], ["new"]])
+        >>> x, y, weights = preprocess(words, y=tf.ragged.constant([["O", "B-place"], ["O"]]))
+        >>> x["token_ids"].numpy().tolist(), x["word_positions"].numpy().tolist()
+        ([[2, 5, 6, 7, 3], [2, 5, 3, 0, 0]], [[1, 3], [1, 0]])
+        >>> y.numpy().tolist(), weights.numpy().tolist()
+        ([[0, 1], [0, 0]], [[1.0, 1.0], [1.0, 0.0]])
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        classes,
+        sequence_length=128,
+        segments=True,
+        final_classes=None,
+        **kwargs,
+    ):
+        super().__init__(tokenizer, classes, sequence_length, segments, **kwargs)
+        self.final_classes = None if final_classes is None else list(final_classes)
+
+    def call(self, x, y=None, sample_weight=None):
+        """Returns the inputs and, with tags, their numbers and weights."""
+        pieces = self.pieces(x)
+        fits = running_ends(pieces.row_lengths(axis=2)) <= self._capacity  # (batch, words)
+        if y is None:
+            return self.pack_words(tf.ragged.boolean_mask(pieces, fits))
+
+        numbers = y.with_values(self._numbers(y.flat_values))  # (batch, words)
+        if self.final_classes is not None:
+            final = [name in self.final_classes for name in self.classes]
+            ends = running_ends(tf.ones_like(numbers))  # 1, 2, 3 ...
+            may_end = tf.logical_and(tf.gather(final, numbers), fits)
+            kept = tf.reduce_max(tf.where(may_end, ends, tf.zeros_like(ends)), axis=1)
+            fits = ends <= kept[:, tf.newaxis]
+        inputs = self.pack_words(tf.ragged.boolean_mask(pieces, fits))
+        numbers, mask = _padded(tf.ragged.boolean_mask(numbers, fits), 0)
+        weights = tf.cast(mask, tf.float32)
+        if sample_weight is not None:
+            weights *= tf.cast(sample_weight, tf.float32)[:, None]
+        return inputs, numbers, weights
+
+    @property
+    def _capacity(self):
+        return self.sequence_length - 2
+
+    def pieces(self, words):
+        """Cuts words into the tokens of their pieces.
+
+        Args:
+            words: string ragged (batch, words).
+
+        Returns:
+            int32 ragged (batch, words, pieces), one piece a word at least.
+        """
+        spaced = tf.strings.regex_replace(words.flat_values, rf"^([^{_WITHOUT_SPACE}])", r" \1")
+        pieces = self.tokenizer(spaced)[:, : max(self._capacity // 2, 1)]  # (all words, pieces)
+        unknown = getattr(self.tokenizer, "unk_token_id", self.tokenizer.end_token_id)
+        nothing = pieces.row_lengths() == 0  # (all words,)
+        unknown = tf.RaggedTensor.from_row_lengths(
+            tf.fill((tf.math.count_nonzero(nothing),), unknown), tf.cast(nothing, tf.int64)
+        )
+        return words.with_values(tf.concat([pieces, unknown], axis=1))
+
+    def windows(self, pieces):
+        """Cuts sentences that are too long into windows of whole words.
+
+        Args:
+            pieces: int32 ragged (batch, words, pieces).
+
+        Returns:
+            int32 ragged (windows, words, pieces), the same words in the same order; one window at
+            least.
+        """
+        lengths = pieces.row_lengths(axis=2)  # (batch, words)
+        starts = running_ends(lengths) - lengths
+        longest = tf.maximum(tf.reduce_max(lengths, axis=1), 1)  # (batch,)
+        # Where a window begins every so many tokens, what the last word has beyond them fits too.
+        room = self._capacity - longest + 1
+        sentence = pieces.value_rowids()  # (all words,)
+        window = starts.flat_values // tf.gather(room, sentence)
+        same = (sentence[1:] == sentence[:-1]) & (window[1:] == window[:-1])
+        row = tf.cumsum(tf.concat([tf.zeros_like(sentence[:1]), tf.cast(~same, tf.int64)], axis=0))
+        count = tf.maximum(tf.reduce_max(row) + 1, 1)
+        return tf.RaggedTensor.from_value_rowids(pieces.values, row, count)
+
+    def pack_words(self, pieces):
+        """Packs sentences that fit.
+
+        Args:
+            pieces: int32 ragged (batch, words, pieces).
+
+        Returns:
+            The dict that the class describes.
+        """
+        lengths = pieces.row_lengths(axis=2)  # (batch, words)
+        positions = running_ends(lengths) - lengths + 1  # after the first token, [CLS]
+        positions, word_mask = _padded(tf.cast(positions, tf.int32), 0)
+        inputs = self._framed(pieces.merge_dims(1, 2))
+        return {**inputs, "word_positions": positions, "word_mask": word_mask}
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "final_classes": self.final_classes}
+
+
+class Windows(NamedTuple):
+    """Windows of contexts, each with its question before it.
+
+    Args:
+        token_ids: int32 ragged (windows, None), `[CLS] question [SEP] window [SEP]`.
+        question: int32 (windows,), the number of the question, in order.
+        tokens: int32 ragged (windows, None), for each position the number of its token among the
+            tokens of the contexts, laid end to end; -1 where no token of a context stands.
+        starts: int32 ragged (windows, None), the character of the context at which it starts.
+        ends: int32 ragged (windows, None), the character before which it ends; 0 where no token of
+            a context stands.
+        central: bool ragged (windows, None), whether of all windows this one shows the most of what
+            is around the token. Each token of a context is central in one window.
+    """
+
+    token_ids: tf.RaggedTensor
+    question: tf.Tensor
+    tokens: tf.RaggedTensor
+    starts: tf.RaggedTensor
+    ends: tf.RaggedTensor
+    central: tf.RaggedTensor
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class QuestionAnswererPreprocessor(EncoderPreprocessor):
+    """Turns questions and contexts into `[CLS] question [SEP] window of the context [SEP]`.
+
+    A context that is too long for the model is cut into windows that overlap, as in the code of
+    "BERT" (Devlin et al., 2018). Between the question and the window of byte-level tokenizers stand
+    two `</s>`, as in "RoBERTa" (Liu et al., 2019).
+
+    Args:
+        tokenizer: a tokenizer of `keras_llm.tokenizers` with `tokenize_with_offsets`.
+        sequence_length: int, the most tokens of question and window, special ones included. A
+            question has half of it at most; the rest of a longer one is cut off.
+        stride: int, how many tokens after a window the next one begins. Windows overlap where it is
+            less than their length.
+        segments: as in `EncoderPreprocessor`.
+        **kwargs: `name` of `keras.layers.Layer`.
+
+    Call arguments:
+        x: dict of `question` and `context`, string tensors (batch,).
+
+    Returns:
+        The dict of `token_ids` int32, `padding_mask` bool and, with `segments`, `segment_ids`
+        int32, each (windows, length); `segment_ids` are 0 for the question, 1 for the window.
+
+    Example:
+        >>> from keras_llm.tokenizers import WordPieceTokenizer
+        >>> words = ["who", "?", "washington", "spoke"]
+        >>> tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+        >>> preprocess = QuestionAnswererPreprocessor(tokenizer, sequence_length=6, stride=1)
+        >>> x = preprocess({"question": ["Who?"], "context": ["Washington spoke"]})
+        >>> x["token_ids"].numpy().tolist(), x["segment_ids"].numpy().tolist()
+        ([[2, 5, 6, 3, 7, 3], [2, 5, 6, 3, 8, 3]], [[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1]])
+    """
+
+    def __init__(self, tokenizer, sequence_length=384, stride=128, segments=True, **kwargs):
+        super().__init__(tokenizer, sequence_length, segments, **kwargs)
+        self.stride = stride
+        self.num_separators = 2 if isinstance(tokenizer, BytePairTokenizer) else 1
+
+    @property
+    def max_question_length(self):
+        """The most tokens of a question."""
+        return (self.sequence_length - self.num_separators - 2) // 2
+
+    def call(self, x, y=None, sample_weight=None):
+        """Returns the inputs of all windows."""
+        inputs = self.pack(self.windows(x["question"], x["context"]).token_ids)
+        return keras.utils.pack_x_y_sample_weight(inputs, y, sample_weight)
+
+    def pack(self, rows):
+        """Pads rows of tokens to the longest of them, and tells question and context apart."""
+        inputs = super().pack(rows)
+        if self.segments:
+            token_ids, mask = inputs["token_ids"], inputs["padding_mask"]
+            separator = tf.cast(token_ids == self.tokenizer.end_token_id, tf.int32)
+            context = tf.cumsum(separator, axis=1, exclusive=True) > 0
+            inputs["segment_ids"] = tf.cast(context & mask, tf.int32)
+        return inputs
+
+    def windows(self, questions, contexts):
+        """Cuts contexts into windows.
+
+        Args:
+            questions: string tensor (batch,).
+            contexts: string tensor (batch,).
+
+        Returns:
+            `Windows`. Each context has one at least.
+        """
+        asked = self.tokenizer(tf.convert_to_tensor(questions, tf.string))
+        asked = asked[:, : self.max_question_length]  # ragged (batch, question)
+        contexts = tf.convert_to_tensor(contexts, tf.string)
+        ids, starts, ends = self.tokenizer.tokenize_with_offsets(contexts)  # (batch, context)
+
+        # A window begins at `first` and ends before `last` in the tokens of all contexts together.
+        room = self.sequence_length - self.num_separators - 2 - asked.row_lengths()  # (batch,)
+        step = tf.minimum(tf.cast(self.stride, room.dtype), room)
+        further = tf.maximum(ids.row_lengths() - room, 0)  # tokens beyond the first window
+        number = tf.ragged.range(1 + (further + step - 1) // step)  # (batch, windows)
+        question = number.value_rowids()  # (windows,)
+        first = ids.row_starts()[:, None] + number * step[:, None]
+        last = tf.minimum(first + room[:, None], ids.row_limits()[:, None])
+        tokens = tf.ragged.range(first.flat_values, last.flat_values)  # ragged (windows, window)
+
+        count = tf.size(question)
+        special = tf.fill((count, 1), self.tokenizer.start_token_id)
+        separator = tf.fill((count, 1), self.tokenizer.end_token_id)
+        before = [special, tf.gather(asked, question), *[separator] * self.num_separators]
+        before = tf.concat(before, axis=1)
+
+        def beside(window, value):
+            """Puts a window where its tokens stand, and a value where others do."""
+            value = tf.cast(value, window.dtype)
+            question = before.with_flat_values(tf.fill(tf.shape(before.flat_values), value))
+            return tf.concat([question, window, tf.fill((count, 1), value)], axis=1)
+
+        return Windows(
+            token_ids=tf.concat([before, tf.gather(ids.flat_values, tokens), separator], axis=1),
+            question=question,
+            tokens=beside(tokens, -1),
+            starts=beside(tf.gather(starts.flat_values, tokens), 0),
+            ends=beside(tf.gather(ends.flat_values, tokens), 0),
+            central=beside(_central(tokens, tf.size(ids.flat_values)), False),
+        )
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "stride": self.stride}
+
+
+def _central(tokens, num_tokens):
+    """Says in which of its windows a token has the most on its poorer side: each in one alone."""
+    length = tokens.row_lengths()  # (windows,)
+    window = tokens.value_rowids()  # (all positions,)
+    left = tf.ragged.range(length).flat_values
+    around = tf.minimum(left, tf.gather(length, window) - 1 - left)
+    rank = around * (tokens.nrows() + 1) - window  # of equals the first
+    best = tf.math.unsorted_segment_max(rank, tokens.flat_values, num_tokens)
+    return tokens.with_flat_values(rank == tf.gather(best, tokens.flat_values))
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
@@ -199,3 +522,21 @@ def _padded(rows, pad_token_id):
     length = tf.maximum(rows.bounding_shape(axis=1), 2)  # a batch of no texts has a shape too
     token_ids = rows.to_tensor(pad_token_id, shape=tf.stack([-1, length]))
     return token_ids, tf.sequence_mask(rows.row_lengths(), length)
+
+
+def running_ends(lengths):
+    """Adds up lengths along each row: where each thing ends if one follows the other.
+
+    Args:
+        lengths: int ragged (batch, things).
+
+    Returns:
+        Ragged of the same shape and type.
+
+    Example:
+        >>> running_ends(tf.ragged.constant([[2, 1], [], [4, 1, 3]])).to_list()
+        [[2, 3], [], [4, 5, 8]]
+    """
+    ends = tf.cumsum(lengths.flat_values)
+    before = tf.gather(tf.concat([tf.zeros_like(ends[:1]), ends], axis=0), lengths.row_starts())
+    return lengths.with_values(ends - tf.gather(before, lengths.value_rowids()))

@@ -14,8 +14,9 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
     """A KerasHub task whose `fit` and `evaluate` take lists of strings.
 
     A subclass has a `preprocessor` that turns a batch of strings into the inputs of the model, and
-    `targets_name`, the word for its targets in messages. It may override `_check_targets`, to
-    refuse targets before anything is trained, and `_batches`, what a step is trained on.
+    `targets_name`, the word for its targets in messages. It may override `_as_targets`, where a
+    target is no string, `_check_targets`, to refuse targets before anything is trained, and
+    `_batches`, what a step is trained on.
     """
 
     @classmethod
@@ -63,7 +64,7 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
             validation_data = tf.data.Dataset.from_tensor_slices(columns).batch(batch_size)
         if not isinstance(x, tf.data.Dataset):
             columns = self._columns(x, y, sample_weight)
-            kwargs["steps_per_epoch"] = math.ceil(len(columns[0]) / batch_size)
+            kwargs["steps_per_epoch"] = math.ceil(int(tf.shape(columns[0])[0]) / batch_size)
             x = self._batches(columns, batch_size, epochs, seed)
         return super().fit(
             x, epochs=epochs, validation_data=validation_data, shuffle=False, **kwargs
@@ -97,7 +98,7 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
                 f"{self.targets_name.capitalize()} are missing: pass them beside the texts, "
                 f"`fit(texts, {self.targets_name})`."
             )
-        targets = as_strings(y, self.targets_name)
+        targets = self._as_targets(y)
         if len(targets) != len(texts):
             raise ValueError(
                 f"There must be as many {self.targets_name} as texts; got {len(texts)} texts, "
@@ -109,6 +110,10 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
             columns.append(np.asarray(sample_weight, "float32"))
         return tuple(columns)
 
+    def _as_targets(self, y):
+        """Returns the targets as a list or array of str; those of a text may be a row."""
+        return as_strings(y, self.targets_name)
+
     def _check_targets(self, targets):
         """Raises ValueError where there is a target that the task cannot learn."""
 
@@ -118,7 +123,7 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
         A dataset that reshuffles when it is iterated again would give another order under
         tf.distribute, where Keras looks at a batch before it trains.
         """
-        columns = [tf.constant(column) for column in columns]
+        columns = [column if tf.is_tensor(column) else tf.constant(column) for column in columns]
 
         def one_epoch(epoch):
             rows = tf.range(tf.shape(columns[0])[0])

@@ -48,8 +48,10 @@ from keras_llm.tokenizers.subword import (
     CONFIG_FILE,
     NO_REPLACEMENTS,
     TOKENIZER_FILE,
+    Offsets,
     SentencepieceEngine,
     SubwordTokenizer,
+    character_offsets,
     read_added_tokens,
     read_json,
     read_special_tokens,
@@ -240,6 +242,27 @@ class BytePairTokenizer(SubwordTokenizer):
         different, places = tf.unique(words.flat_values)
         pieces = self._merged(different)  # (different words, pieces)
         return words.with_flat_values(tf.gather(pieces, places)).merge_dims(1, 2)
+
+    def _tokenize_with_offsets(self, text: tf.Tensor) -> Offsets:
+        text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")  # undecodable bytes: U+FFFD
+        characters = tf.strings.unicode_split(text, "UTF-8")  # (texts, characters)
+        lengths = tf.strings.length(characters.flat_values)
+        if self.add_prefix_space:  # the space that is added counts as part of the first character
+            added = (text != "") & (tf.strings.substr(text, 0, 1) != " ")
+            first = tf.boolean_mask(characters.row_starts(), added)
+            lengths = tf.tensor_scatter_nd_add(
+                lengths, first[:, None], tf.ones_like(first, "int32")
+            )
+        ids = self._tokenize(text)
+        tokens = tf.gather(self._texts, ids.flat_values)  # (all tokens,)
+        length = tf.strings.length(tokens)
+        spaced = (length > 1) & (tf.strings.substr(tokens, 0, 1) == " ")
+        ends = tf.cumsum(length)
+        before = tf.gather(tf.concat([[0], ends], axis=0), ids.row_starts())  # (texts,)
+        ends -= tf.gather(before, ids.value_rowids())
+        starts = ends - length + tf.cast(spaced, tf.int32)
+        starts, ends = (ids.with_flat_values(places) for places in (starts, ends))
+        return character_offsets(characters.with_flat_values(lengths), ids, starts, ends)
 
     def _merged(self, words: tf.Tensor) -> tf.RaggedTensor:
         if self._whole is None:

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import keras_hub
@@ -53,6 +54,20 @@ HUGGING_FACE_NAMES = {
     "sep_token": "sep_token",
     "mask_token": "mask_token",
 }
+
+
+class Offsets(NamedTuple):
+    """Tokens and where they stand in their texts.
+
+    Args:
+        ids: int32 ragged (texts, None).
+        starts: int32 ragged (texts, None), the character of the text at which a token starts.
+        ends: int32 ragged (texts, None), the character before which it ends.
+    """
+
+    ids: tf.RaggedTensor
+    starts: tf.RaggedTensor
+    ends: tf.RaggedTensor
 
 
 class SubwordTokenizer(keras_hub.tokenizers.Tokenizer):
@@ -113,6 +128,38 @@ class SubwordTokenizer(keras_hub.tokenizers.Tokenizer):
         if not isinstance(text, tf.RaggedTensor):
             text = tf.RaggedTensor.from_tensor(text, ragged_rank=text.shape.rank - 1)
         return text.with_flat_values(self._tokenize(text.flat_values))
+
+    def tokenize_with_offsets(self, inputs) -> Offsets:
+        """Turns texts into ids and says where each token stands in its text.
+
+        Args:
+            inputs: list or tensor of strings, UTF-8, of shape `(texts,)`.
+
+        Returns:
+            `Offsets`: ids as `tokenize` gives them, and the characters at which each token starts
+            and before which it ends, counted in the text as it is, before any normalization. The
+            space that a byte-level token may begin with is left out.
+
+        Raises:
+            NotImplementedError: this kind of tokenizer cannot say.
+
+        Example:
+            >>> from keras_llm.tokenizers import WordPieceTokenizer
+            >>> specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+            >>> tokenizer = WordPieceTokenizer([*specials, "cafe", "##s", "."])
+            >>> ids, starts, ends = tokenizer.tokenize_with_offsets(["  Cafés."])
+            >>> ids.to_list(), starts.to_list(), ends.to_list()
+            ([[5, 6, 7]], [[2, 6, 7]], [[6, 7, 8]])
+        """
+        self._check_vocabulary()
+        text = inputs if tf.is_tensor(inputs) else tf.convert_to_tensor(inputs, tf.string)
+        return self._tokenize_with_offsets(text)
+
+    def _tokenize_with_offsets(self, text: tf.Tensor) -> Offsets:
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say where its tokens stand in a text. Use a "
+            "WordPieceTokenizer or a BytePairTokenizer."
+        )
 
     def call(self, inputs):
         """The same as `tokenize`."""
@@ -342,6 +389,44 @@ class _NamedModel(tf.saved_model.experimental.TrackableResource):
     def _create_resource(self):
         name = hashlib.sha256(self._model).hexdigest()
         return gen_sentencepiece_tokenizer.sentencepiece_op(model=self._model, shared_name=name)
+
+
+# === Offsets ===
+
+
+def character_offsets(
+    lengths: tf.RaggedTensor, ids: tf.RaggedTensor, starts: tf.RaggedTensor, ends: tf.RaggedTensor
+) -> Offsets:
+    """Counts in characters of the text what an engine counts in bytes of what it was given.
+
+    Args:
+        lengths: int32 ragged (texts, characters), how many bytes each character of the text gave;
+            0 for one that was dropped.
+        ids: int32 ragged (texts, tokens).
+        starts: int ragged (texts, tokens), the byte at which a token starts, one at least before
+            its end.
+        ends: int ragged (texts, tokens), the byte before which it ends.
+
+    Returns:
+        `Offsets`. A token that is a part of a character stands for all of it. Dropped characters
+        after a token, such as accents, go with it.
+    """
+    # All texts are laid end to end: one search finds the character of every byte.
+    character_ends = tf.cumsum(lengths.flat_values)  # (all characters,)
+    first_character = tf.cast(lengths.row_starts(), tf.int32)  # (texts,)
+    last_character = tf.cast(lengths.row_limits(), tf.int32)
+    first_byte = tf.gather(tf.concat([[0], character_ends], axis=0), first_character)
+    text = ids.value_rowids()  # (all tokens,)
+
+    def character_of(byte):
+        byte = tf.cast(byte, tf.int32) + tf.gather(first_byte, text)
+        return tf.searchsorted(character_ends, byte, side="right")  # the first that ends after it
+
+    start = character_of(starts.flat_values)
+    end = tf.minimum(character_of(ends.flat_values), tf.gather(last_character, text))
+    end = tf.maximum(end, character_of(ends.flat_values - 1) + 1)
+    start, end = (place - tf.gather(first_character, text) for place in (start, end))
+    return Offsets(ids, ids.with_flat_values(start), ids.with_flat_values(end))
 
 
 # === Training ===

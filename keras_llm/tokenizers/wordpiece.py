@@ -41,7 +41,9 @@ from keras_llm.tokenizers.subword import (
     CONFIG_FILE,
     NO_TEXT,
     TOKENIZER_FILE,
+    Offsets,
     SubwordTokenizer,
+    character_offsets,
     read_json,
     training_texts,
     utf8,
@@ -173,6 +175,16 @@ class WordPieceTokenizer(SubwordTokenizer):
 
     def _tokenize(self, text: tf.Tensor) -> tf.RaggedTensor:
         return self._pieces.tokenize(normalize(text, self.lowercase))
+
+    def _tokenize_with_offsets(self, text: tf.Tensor) -> Offsets:
+        # What is normalized character by character gives as many bytes as all of it at once.
+        characters = tf.strings.unicode_split(text, "UTF-8")  # (texts, characters)
+        different, places = tf.unique(characters.flat_values)
+        lengths = tf.strings.length(normalize(different, self.lowercase))
+        lengths = characters.with_flat_values(tf.gather(lengths, places))
+        return character_offsets(
+            lengths, *self._pieces.tokenize_with_offsets(normalize(text, self.lowercase))
+        )
 
     # === Ids to text ===
 
