@@ -7,10 +7,7 @@ pretrained.
 
 import collections
 import dataclasses
-import importlib.metadata
 import json
-import os
-import platform
 import time
 from pathlib import Path
 
@@ -155,9 +152,9 @@ def run(language="en", folder="runs/demo", seed=0, plan=None):
         "export": str(version),
         "seed": seed,
         "plan": dataclasses.asdict(plan),
-        "versions": _versions(),
+        "versions": training.versions(),
     }
-    _write_json(folder / "report.json", report)
+    training.write_json(folder / "report.json", report)
     _show(report, served, plan, folder)
     return report
 
@@ -172,7 +169,7 @@ def _open_folder(folder, plan, seed):
             "this one."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(path, settings)
+    training.write_json(path, settings)
     return folder
 
 
@@ -393,7 +390,8 @@ def _check_served(classifier, served, texts):
     if not np.allclose(served["probabilities"], expected["probabilities"], atol=1e-5):
         raise RuntimeError(
             f"The export answers {served['probabilities']} and the model "
-            f"{expected['probabilities']}. Please report this with your versions: {_versions()}."
+            f"{expected['probabilities']}. Please report this with your versions: "
+            f"{training.versions()}."
         )
 
 
@@ -423,17 +421,3 @@ def _show(report, served, plan, folder):
     for name in ("report.json", "pretraining/curves.png", "bert.keras", "classifier.keras"):
         CONSOLE.print(f"  {folder / name}", highlight=False)
     CONSOLE.print(f"  {report['export']}", highlight=False)
-
-
-def _versions():
-    packages = ("keras-llm", "keras", "keras-hub", "tensorflow", "tensorflow-text", "tokenizers")
-    return {"python": platform.python_version()} | {
-        package: importlib.metadata.version(package) for package in packages
-    }
-
-
-def _write_json(path, content):
-    partial = path.with_name(f".{path.name}")
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""The loss of every model here: a mean over the real targets of all replicas together."""
+"""The losses of the models here: means over the real targets of all replicas together."""
 
 import keras
 from keras import ops
@@ -6,8 +6,26 @@ from keras import ops
 from keras_llm.training.distribution import global_sum
 
 
+class _GlobalMean(keras.losses.Loss):
+    """A mean over the real targets of the global batch; a subclass has `call`, their losses."""
+
+    def __init__(self, name):
+        super().__init__(name=name, reduction="sum")
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """Returns this replica's share of the global mean; all the shares add up to it."""
+        losses = self.call(ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred))
+        if sample_weight is None:
+            weights = ops.ones_like(losses)
+        else:
+            weights = ops.cast(sample_weight, losses.dtype)
+            axes = tuple(range(len(weights.shape), len(losses.shape)))  # of an example, its targets
+            weights = ops.broadcast_to(ops.expand_dims(weights, axes), ops.shape(losses))
+        return ops.divide_no_nan(ops.sum(losses * weights), global_sum(ops.sum(weights)))
+
+
 @keras.saving.register_keras_serializable(package="keras_llm")
-class GlobalMeanCrossentropy(keras.losses.Loss):
+class GlobalMeanCrossentropy(_GlobalMean):
     r"""Cross-entropy from logits, averaged over the real targets of the global batch.
 
     $$ L = \frac{\sum_i w_i \, (-\log \mathrm{softmax}(z_i)_{y_i})}{\sum_i w_i} $$
@@ -30,7 +48,7 @@ class GlobalMeanCrossentropy(keras.losses.Loss):
     """
 
     def __init__(self, label_smoothing=0.0, name="crossentropy"):
-        super().__init__(name=name, reduction="sum")
+        super().__init__(name)
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(
                 f"label_smoothing must be at least 0 and less than 1, not {label_smoothing}."
@@ -46,15 +64,37 @@ class GlobalMeanCrossentropy(keras.losses.Loss):
         uniform = -ops.mean(ops.log_softmax(logits, axis=-1), axis=-1)
         return (1.0 - self.label_smoothing) * losses + self.label_smoothing * uniform
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        """Returns this replica's share of the global mean; all the shares add up to it."""
-        losses = self.call(ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred))
-        if sample_weight is None:
-            weights = ops.ones_like(losses)
-        else:
-            weights = ops.broadcast_to(ops.cast(sample_weight, losses.dtype), ops.shape(losses))
-        return ops.divide_no_nan(ops.sum(losses * weights), global_sum(ops.sum(weights)))
-
     def get_config(self):
         """Returns the constructor's arguments."""
         return {"label_smoothing": self.label_smoothing, "name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class GlobalMeanBinaryCrossentropy(_GlobalMean):
+    r"""Binary cross-entropy from logits, averaged over the real targets of the global batch.
+
+    $$ L = \frac{\sum_i w_i \, (-y_i \log \sigma(z_i) - (1 - y_i) \log \sigma(-z_i))}{\sum_i w_i} $$
+
+    where both sums run over all yes-or-no targets on all replicas, as in `GlobalMeanCrossentropy`.
+    A weight of shape (batch,) weighs all targets of an example, one of their own shape each target.
+
+    Args:
+        name: String.
+
+    Example:
+        >>> loss = GlobalMeanBinaryCrossentropy()
+        >>> round(float(loss([[1, 0], [0, 1]], [[2.0, 0.0], [9.0, 9.0]], sample_weight=[1, 0])), 4)
+        0.41
+    """
+
+    def __init__(self, name="binary_crossentropy"):
+        super().__init__(name)
+
+    def call(self, y_true, y_pred):
+        """Returns every loss: y_true (...) of 0 and 1, y_pred (...) logits -> (...) float32."""
+        logits, targets = ops.cast(y_pred, "float32"), ops.cast(y_true, "float32")
+        return ops.binary_crossentropy(targets, logits, from_logits=True)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {"name": self.name}

@@ -25,8 +25,17 @@ class TrainingMixin:
         >>> history = model.fit(keras.ops.ones((8, 2)), keras.ops.ones((8, 1)), verbose=0)
     """
 
+    def get_compile_config(self):
+        """Returns how the model is compiled, and which of its weights are not trained."""
+        config = super().get_compile_config()
+        frozen = [i for i, weight in enumerate(self.weights) if not weight.trainable]
+        return {**config, "frozen": frozen} if config else config
+
     def compile_from_config(self, config):
         """Compiles a loaded model as it was; Keras calls it and restores the optimizer's state."""
+        config = dict(config)
+        for i in config.pop("frozen", ()):
+            self.weights[i].trainable = False
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 

@@ -7,6 +7,7 @@ every optimizer passes its gradients first.
 """
 
 import keras
+from keras import ops
 
 from keras_llm.training.distribution import densify, global_sum
 
@@ -45,6 +46,8 @@ class AdamW(GlobalGradients, keras.optimizers.AdamW):
         weight_decay: Float, a step's decay divided by the learning rate.
         global_clipnorm: Float or None, the largest global norm of the gradient.
         epsilon: Float, added to the root of the second moment.
+        rate_multipliers: Sequence of float, for each trainable variable of the model the factor of
+            its learning rate, as `layerwise_decay` gives it; or None: the same rate for all.
         **kwargs: See `keras.optimizers.AdamW`.
 
     Example:
@@ -56,7 +59,13 @@ class AdamW(GlobalGradients, keras.optimizers.AdamW):
     not_decayed = frozenset({"bias", "beta", "gamma", "scale"})
 
     def __init__(
-        self, learning_rate=1e-4, weight_decay=0.01, global_clipnorm=1.0, epsilon=1e-6, **kwargs
+        self,
+        learning_rate=1e-4,
+        weight_decay=0.01,
+        global_clipnorm=1.0,
+        epsilon=1e-6,
+        rate_multipliers=None,
+        **kwargs,
     ):
         super().__init__(
             learning_rate,
@@ -65,8 +74,33 @@ class AdamW(GlobalGradients, keras.optimizers.AdamW):
             epsilon=epsilon,
             **kwargs,
         )
+        # A tuple: Keras would wrap a list to track what is in it.
+        self.rate_multipliers = None if rate_multipliers is None else tuple(rate_multipliers)
 
     def build(self, variables):
         """Creates the moments of `variables`, and leaves biases and norms out of the decay."""
+        if self.rate_multipliers is not None and len(self.rate_multipliers) != len(variables):
+            raise ValueError(
+                f"rate_multipliers has {len(self.rate_multipliers)} factors for {len(variables)} "
+                "trainable variables. Take them from the model as it is trained: after freezing."
+            )
         self.exclude_from_weight_decay([v for v in variables if v.name in self.not_decayed])
         super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Decays one variable and takes Adam's step, both at the variable's own rate."""
+        if self.rate_multipliers is not None:
+            multiplier = self.rate_multipliers[self._get_variable_index(variable)]
+            learning_rate = ops.multiply(learning_rate, multiplier)
+        if self.weight_decay and self._use_weight_decay(variable):
+            rate = ops.cast(learning_rate, variable.dtype)
+            self.assign_sub(variable, ops.multiply(ops.multiply(variable, self.weight_decay), rate))
+        super().update_step(gradient, variable, learning_rate)
+
+    def _apply_weight_decay(self, variables):
+        """Does nothing: `update_step` decays, for it knows the variable's rate."""
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        multipliers = None if self.rate_multipliers is None else list(self.rate_multipliers)
+        return {**super().get_config(), "rate_multipliers": multipliers}

@@ -1,9 +1,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 
-from keras_llm.training import GlobalMeanCrossentropy
+from keras_llm import training
+from keras_llm.training import GlobalMeanBinaryCrossentropy, GlobalMeanCrossentropy
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
@@ -41,3 +43,44 @@ def test_round_trip_and_bad_smoothing():
     assert loss.label_smoothing == 0.1
     with pytest.raises(ValueError, match="label_smoothing"):
         GlobalMeanCrossentropy(1.0)
+
+
+@pytest.mark.parametrize("weights", [None, "of examples", "of targets"])
+def test_binary_equals_torch(weights):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 5)).astype("float32")
+    targets = (rng.random((6, 5)) < 0.4).astype("float32")
+    shape = {None: (), "of examples": (6, 1), "of targets": (6, 5)}[weights]
+    weight = rng.random(shape).astype("float32") * np.ones((6, 5), "float32")
+    given = {None: None, "of examples": weight[:, 0], "of targets": weight}[weights]
+    ours = GlobalMeanBinaryCrossentropy()(targets, logits, sample_weight=given)
+    theirs = torch.nn.functional.binary_cross_entropy_with_logits(
+        torch.tensor(logits), torch.tensor(targets), torch.tensor(weight), reduction="sum"
+    )
+    assert float(ours) == pytest.approx(float(theirs) / weight.sum(), abs=1e-6)
+
+
+def test_binary_shares_of_two_replicas_add_up_to_the_mean():
+    strategy = training.strategy()
+    rng = np.random.default_rng(0)
+    targets, logits, weights = rng.random((3, 6, 5)).astype("float32")
+    weights[:3] *= 0.1  # the replicas' sums of weights differ
+
+    @tf.function
+    def shares():
+        def replica():
+            index = tf.distribute.get_replica_context().replica_id_in_sync_group
+            rows = 3 * index + tf.range(3)
+            loss = GlobalMeanBinaryCrossentropy()
+            taken = [tf.gather(tf.constant(a), rows) for a in (targets, logits, weights)]
+            return loss(taken[0], taken[1], sample_weight=taken[2])
+
+        return strategy.experimental_local_results(strategy.run(replica))
+
+    whole = GlobalMeanBinaryCrossentropy()(targets, logits, sample_weight=weights)
+    assert sum(map(float, shares())) == pytest.approx(float(whole), abs=1e-6)
+
+
+def test_binary_round_trip():
+    loss = keras.losses.deserialize(keras.losses.serialize(GlobalMeanBinaryCrossentropy()))
+    assert float(loss([[1.0]], [[0.0]])) == pytest.approx(np.log(2))
