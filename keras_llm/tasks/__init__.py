@@ -13,6 +13,7 @@ from keras_llm.tasks.preprocessing import (
     TranslatorPreprocessor,
 )
 from keras_llm.tasks.question_answering import QuestionAnswerer, squad_scores
+from keras_llm.tasks.retrieval import Found, Passage, Retriever
 from keras_llm.tasks.token_classification import Entity, TokenClassifier, entity_scores
 from keras_llm.tasks.translation import Translator
 
@@ -20,8 +21,11 @@ __all__ = [
     "Chat",
     "EncoderPreprocessor",
     "Entity",
+    "Found",
+    "Passage",
     "QuestionAnswerer",
     "QuestionAnswererPreprocessor",
+    "Retriever",
     "TextClassifier",
     "TextClassifierPreprocessor",
     "TextEmbedder",

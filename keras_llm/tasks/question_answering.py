@@ -387,9 +387,8 @@ class QuestionAnswerer(TextTask):
         may_start = may_end & central
 
         scores = start[:, :, None] + end[:, None, :]  # (windows, start, end)
-        near = tf.linalg.band_part(
-            tf.ones((length, length), tf.bool), 0, self.max_answer_length - 1
-        )
+        distance = tf.range(length)[None, :] - tf.range(length)[:, None]  # (start, end)
+        near = (distance >= 0) & (distance < self.max_answer_length)
         scores = tf.where(may_start[:, :, None] & may_end[:, None, :] & near, scores, _NEVER)
         scores = tf.reshape(scores, (-1, length * length))
         enough = tf.fill((tf.shape(scores)[0], top_k), _NEVER)  # a window may have too few spans

@@ -22,22 +22,22 @@ DEEDS = ["came", "left", "sang"]
 
 
 def questions():
-    """Three people and what each did; every third question is of a deed that nobody did."""
+    """Who did it, and what was done; or nobody did."""
     made = []
     for i, name in enumerate(NAMES * 3):
-        others = [NAMES[(i + step) % len(NAMES)] for step in (1, 2)]
-        does, did, other = (DEEDS[(i + step) % 3] for step in range(3))
-        context = f"{others[0]} {did},  {name} {does}."
-        answers = (Answer(name, context.index(name)),)
-        made.append(Question(f"Who {does}?", context, answers, id=f"{i}a"))
-        made.append(Question(f"Who {other}?", context, (), id=f"{i}b"))
+        deed = DEEDS[i % len(DEEDS)]
+        context = f"There,  {name} {deed}."
+        for asked, text in (("Who?", name), ("What?", deed)):
+            answers = (Answer(text, context.index(text)),)
+            made.append(Question(asked, context, answers, id=f"{i} {asked}"))
+        made.append(Question("Who?", f"There,  it {deed}.", (), id=f"{i} nobody"))
     return made
 
 
 QUESTIONS = questions()
 TEXTS = [question.question + " " + question.context for question in QUESTIONS]
 TOKENIZER = WordPieceTokenizer.train(TEXTS, 80)
-SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 32, "intermediate_dim": 64}
+SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 64, "intermediate_dim": 64}
 SIZE = TOKENIZER.vocabulary_size()
 
 
@@ -50,14 +50,14 @@ def answerer(strategy=None, encoder=None, tokenizer=TOKENIZER, **kwargs):
     keras.utils.set_random_seed(0)
     with (strategy or tf.distribute.get_strategy()).scope():
         model = QuestionAnswerer(encoder or backbone(), tokenizer, **kwargs)
-        model.compile(training.AdamW(0.005))
+        model.compile(training.AdamW(0.003))
     return model
 
 
 @pytest.fixture(scope="module")
 def trained():
     model = answerer()
-    model.fit(QUESTIONS, batch_size=10, epochs=60, verbose=0)
+    model.fit(QUESTIONS, batch_size=15, epochs=40, verbose=0)
     return model
 
 
@@ -136,13 +136,13 @@ def test_segments_and_the_separators_of_roberta():
 
 def test_learns_answers_and_that_there_is_none(replicas):
     model = answerer(replicas)
-    history = model.fit(QUESTIONS, batch_size=10, epochs=60, validation_data=QUESTIONS, verbose=0)
+    history = model.fit(QUESTIONS, batch_size=15, epochs=40, validation_data=QUESTIONS, verbose=0)
     assert history.history["val_accuracy"][-1] > 0.95
     scores = model.evaluate(QUESTIONS, verbose=0)
     assert scores["has_answer_exact_match"] == scores["no_answer_exact_match"] == 100.0
-    found = model.predict(["Who came?"], ["Zoë came,  Ada left."], verbose=0)
-    assert found["answer"].tolist() == ["Zoë"]
-    assert (found["start"][0], found["end"][0]) == (0, 3)
+    found = model.predict(["WHO?"], ["There,  Zoe\u0308 left."], verbose=0)
+    assert found["answer"].tolist() == ["Zoe\u0308"]
+    assert (found["start"][0], found["end"][0]) == (8, 12)
 
 
 def test_one_and_two_replicas_train_alike_also_on_a_ragged_last_batch():
@@ -266,7 +266,7 @@ def test_a_context_that_no_token_is_left_of_has_no_answer(trained):
 
 def test_threshold_gives_the_greatest_f1_of_all(trained):
     model = answerer()
-    model.fit(QUESTIONS, batch_size=10, epochs=8, verbose=0)  # not sure of everything
+    model.fit(QUESTIONS, batch_size=15, epochs=8, verbose=0)  # not sure of everything
     tuned = model.tune_na_threshold(QUESTIONS, verbose=0)
     assert tuned == model.na_threshold
     best = model.evaluate(QUESTIONS, verbose=0)["f1"]
@@ -280,12 +280,13 @@ def test_threshold_gives_the_greatest_f1_of_all(trained):
     assert min(all_f1) < best
 
 
-@pytest.mark.parametrize("kind", [0, 1])
-def test_threshold_where_all_or_none_have_answers(trained, kind):
+def test_threshold_where_all_or_none_have_answers():
     model = answerer()
-    model.tune_na_threshold(QUESTIONS[kind::2], verbose=0)
-    found = model.predict(QUESTIONS[kind::2], verbose=0)["answer"]
-    assert all(answer == "" for answer in found) if kind else any(found)
+    for some in (True, False):
+        questions = [question for question in QUESTIONS if bool(question.answers) == some]
+        model.tune_na_threshold(questions, verbose=0)
+        found = model.predict(questions, verbose=0)["answer"]
+        assert any(found) if some else not any(found)
 
 
 # === Scores ===
@@ -360,8 +361,8 @@ def test_keras_file_round_trip_continues_training(tmp_path):
 
 def test_a_fresh_process_gives_the_same_answers(tmp_path, trained):
     version = serving.export(trained, tmp_path / "answerer")
-    asked = ["Who came?", "Who sang?", "Who left?", "Who came?"]
-    contexts = ["Zoë came,  Ada left.", "李白 sang,  🙂 left.", "Ada came. " * 30, "\u200b"]
+    asked = ["Who?", "What?", "Who?", "Who?"]
+    contexts = ["There,  Zoë came.", "There,  🙂 sang.", "Ada came. " * 30, "\u200b"]
     served = serving.check(version, {"question": asked, "context": contexts})
     expected = trained.predict(asked, contexts, verbose=0)
     assert served["answer"] == expected["answer"].tolist()
@@ -382,16 +383,16 @@ def test_a_request_of_no_questions(tmp_path, trained):
 def test_keras_hub_backbone():
     hub = keras_hub.models.BertBackbone(vocabulary_size=SIZE, max_sequence_length=40, **SIZES)
     model = answerer(None, hub)
-    model.fit(QUESTIONS, batch_size=10, epochs=60, verbose=0)
+    model.fit(QUESTIONS, batch_size=15, epochs=40, verbose=0)
     assert model.evaluate(QUESTIONS, verbose=0)["exact_match"] > 90
 
 
 @pytest.mark.parametrize("cls", [RobertaBackbone, keras_hub.models.RobertaBackbone])
 def test_backbone_without_segments(tmp_path, cls):
     tokenizer = BytePairTokenizer.train(TEXTS, 300, BytePairTokenizer.ROBERTA)
-    encoder = cls(300, 1, 2, 32, 64, dropout=0.0, max_sequence_length=60)
+    encoder = backbone(cls, vocabulary_size=300, max_sequence_length=60)
     model = answerer(None, encoder, tokenizer)
-    model.fit(QUESTIONS, batch_size=10, epochs=60, verbose=0)
+    model.fit(QUESTIONS, batch_size=15, epochs=40, verbose=0)
     assert model.evaluate(QUESTIONS, verbose=0)["exact_match"] > 90
     model.save(tmp_path / "answerer.keras")
     loaded = keras.models.load_model(tmp_path / "answerer.keras")
@@ -463,5 +464,5 @@ def test_tokenizer_larger_than_the_backbone():
 
 
 def test_scores_want_an_answer_for_each_question():
-    with pytest.raises(ValueError, match="1 answers, 30 questions"):
+    with pytest.raises(ValueError, match="1 answers, 45 questions"):
         squad_scores([""], QUESTIONS)

@@ -76,6 +76,27 @@ def test_prefix_space_equals_reference(tokenizer, reference, batch):
 
 
 @settings(max_examples=100, deadline=None)
+@given(text=texts)
+def test_offsets_equal_reference(tokenizer, reference, text):
+    expected = reference[False].encode(text)
+    ids, starts, ends = (rows.to_list()[0] for rows in tokenizer.tokenize_with_offsets([text]))
+    assert ids == expected.ids
+    for token, (start, end), *mine in zip(ids, expected.offsets, starts, ends, strict=True):
+        piece = tokenizer.id_to_token(token)
+        spaced = piece.startswith("Ġ") and len(piece) > 1  # the space before a word is left out
+        assert mine == [start + spaced, end]
+
+
+@pytest.mark.parametrize("text", ["the end", " the end", "", " ", "你好 the", "🙂the", "\nthe"])
+def test_the_space_that_is_added_has_no_place(tokenizer, text):
+    spaced = BytePairTokenizer(tokenizer.vocabulary, tokenizer.merges, add_prefix_space=True)
+    ids, starts, ends = (rows.to_list()[0] for rows in spaced.tokenize_with_offsets([text]))
+    assert ids == spaced.encode(text)
+    pieces = [text[start:end] for start, end in zip(starts, ends, strict=True)]
+    assert "".join(dict.fromkeys(pieces)).replace(" ", "") == text.replace(" ", "")
+
+
+@settings(max_examples=100, deadline=None)
 @given(words=st.lists(st.text("ab", min_size=1, max_size=9), min_size=1, max_size=8), text=texts)
 def test_any_trained_vocabulary_equals_reference(words, text):
     """Two letters only, so that merges overlap in every way: aa, aaa, aba, abab, ..."""

@@ -96,6 +96,24 @@ def test_one_engine_everywhere(tokenizer, graph, served, batch):
     assert [row.tolist() for row in rows] == expected
 
 
+@settings(max_examples=60, deadline=None)
+@given(batch=st.lists(texts, min_size=1, max_size=6))
+@pytest.mark.parametrize("kind", ["byte_pair", "wordpiece"])
+def test_offsets_do_not_depend_on_neighbours_and_stay_in_the_text(trained, kind, batch):
+    ids, starts, ends = trained[kind].tokenize_with_offsets(batch)
+    assert ids.to_list() == trained[kind].encode_batch(batch)
+    for i, text in enumerate(batch):
+        alone = trained[kind].tokenize_with_offsets([text])
+        here = starts[i].numpy(), ends[i].numpy()
+        np.testing.assert_array_equal(alone.starts[0], here[0])
+        np.testing.assert_array_equal(alone.ends[0], here[1])
+        if len(here[0]):
+            assert (here[0] < here[1]).all()
+            assert (np.diff(here[0]) >= 0).all()
+            assert here[0][0] >= 0
+            assert here[1][-1] <= len(text)
+
+
 def test_the_same_in_tf_data(tokenizer, speeches):
     batch = [*MIXED.splitlines(), "", " ", *speeches[0].splitlines()]
     dataset = tf.data.Dataset.from_tensor_slices(batch).map(tokenizer)

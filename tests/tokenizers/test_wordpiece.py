@@ -98,6 +98,21 @@ def test_equals_reference_outside_the_list(tokenizer, reference, text):
     assert tokenizer.encode(text) == reference.encode(text, add_special_tokens=False).ids
 
 
+@settings(max_examples=100, deadline=None)
+@given(text=texts)
+def test_offsets_equal_reference(tokenizer, reference, text):
+    text = "".join(character for character in text if character not in DIFFERENT)
+    for special in SPECIALS:
+        text = text.replace(special, "")
+    expected = reference.encode(text, add_special_tokens=False)
+    ids, starts, ends = (rows.to_list()[0] for rows in tokenizer.tokenize_with_offsets([text]))
+    assert ids == expected.ids
+    for (start, end), mine, my_end in zip(expected.offsets, starts, ends, strict=True):
+        assert mine == start
+        assert my_end >= end  # what is dropped after a token, such as an accent, goes with it
+        assert normalize(tf.constant(text[end:my_end]), lowercase=True).numpy() == b""
+
+
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_list_of_differences_is_complete(lowercase):
     """Every code point between two letters: the words that come out are those of the reference."""
