@@ -211,23 +211,24 @@ class TokenClassifierPreprocessor(TextClassifierPreprocessor):
     ):
         super().__init__(tokenizer, classes, sequence_length, segments, **kwargs)
         self.final_classes = None if final_classes is None else list(final_classes)
+        self.built = True  # else Keras would trace all of this once more to find out
 
     def call(self, x, y=None, sample_weight=None):
         """Returns the inputs and, with tags, their numbers and weights."""
         pieces = self.pieces(x)
-        fits = running_ends(pieces.row_lengths(axis=2)) <= self._capacity  # (batch, words)
+        fits = running_ends(pieces, pieces.values.row_lengths()) <= self._capacity  # (all words,)
         if y is None:
-            return self.pack_words(tf.ragged.boolean_mask(pieces, fits))
+            return self.pack_words(_chosen(pieces, fits))
 
-        numbers = y.with_values(self._numbers(y.flat_values))  # (batch, words)
+        numbers = y.with_values(self._numbers(y.values))  # (batch, words)
         if self.final_classes is not None:
-            final = [name in self.final_classes for name in self.classes]
-            ends = running_ends(tf.ones_like(numbers))  # 1, 2, 3 ...
-            may_end = tf.logical_and(tf.gather(final, numbers), fits)
-            kept = tf.reduce_max(tf.where(may_end, ends, tf.zeros_like(ends)), axis=1)
-            fits = ends <= kept[:, tf.newaxis]
-        inputs = self.pack_words(tf.ragged.boolean_mask(pieces, fits))
-        numbers, mask = _padded(tf.ragged.boolean_mask(numbers, fits), 0)
+            final = tf.constant([name in self.final_classes for name in self.classes])
+            count = running_ends(numbers, tf.ones_like(numbers.values))  # 1, 2, 3, ...
+            last = tf.where(fits & tf.gather(final, numbers.values), count, 0)
+            last = tf.math.unsorted_segment_max(last, numbers.value_rowids(), numbers.nrows())
+            fits = count <= tf.gather(last, numbers.value_rowids())
+        inputs = self.pack_words(_chosen(pieces, fits))
+        numbers, mask = _padded(_chosen(numbers, fits), 0)
         weights = tf.cast(mask, tf.float32)
         if sample_weight is not None:
             weights *= tf.cast(sample_weight, tf.float32)[:, None]
@@ -249,10 +250,9 @@ class TokenClassifierPreprocessor(TextClassifierPreprocessor):
         spaced = tf.strings.regex_replace(words.flat_values, rf"^([^{_WITHOUT_SPACE}])", r" \1")
         pieces = self.tokenizer(spaced)[:, : max(self._capacity // 2, 1)]  # (all words, pieces)
         unknown = getattr(self.tokenizer, "unk_token_id", self.tokenizer.end_token_id)
-        nothing = pieces.row_lengths() == 0  # (all words,)
-        unknown = tf.RaggedTensor.from_row_lengths(
-            tf.fill((tf.math.count_nonzero(nothing),), unknown), tf.cast(nothing, tf.int64)
-        )
+        nothing = tf.cast(pieces.row_lengths() == 0, tf.int64)  # (all words,)
+        unknown = tf.fill(tf.reduce_sum(nothing)[tf.newaxis], unknown)
+        unknown = tf.RaggedTensor.from_row_lengths(unknown, nothing, validate=False)
         return words.with_values(tf.concat([pieces, unknown], axis=1))
 
     def windows(self, pieces):
@@ -265,17 +265,17 @@ class TokenClassifierPreprocessor(TextClassifierPreprocessor):
             int32 ragged (windows, words, pieces), the same words in the same order; one window at
             least.
         """
-        lengths = pieces.row_lengths(axis=2)  # (batch, words)
-        starts = running_ends(lengths) - lengths
-        longest = tf.maximum(tf.reduce_max(lengths, axis=1), 1)  # (batch,)
+        lengths = pieces.values.row_lengths()  # (all words,)
+        starts = running_ends(pieces, lengths) - lengths
+        sentence = pieces.value_rowids()
+        longest = tf.math.unsorted_segment_max(lengths, sentence, pieces.nrows())  # (batch,)
         # Where a window begins every so many tokens, what the last word has beyond them fits too.
-        room = self._capacity - longest + 1
-        sentence = pieces.value_rowids()  # (all words,)
-        window = starts.flat_values // tf.gather(room, sentence)
+        room = self._capacity + 1 - tf.gather(longest, sentence)
+        window = starts // room
         same = (sentence[1:] == sentence[:-1]) & (window[1:] == window[:-1])
         row = tf.cumsum(tf.concat([tf.zeros_like(sentence[:1]), tf.cast(~same, tf.int64)], axis=0))
-        count = tf.maximum(tf.reduce_max(row) + 1, 1)
-        return tf.RaggedTensor.from_value_rowids(pieces.values, row, count)
+        count = tf.reduce_max(tf.concat([[0], row], axis=0)) + 1
+        return tf.RaggedTensor.from_value_rowids(pieces.values, row, count, validate=False)
 
     def pack_words(self, pieces):
         """Packs sentences that fit.
@@ -286,9 +286,10 @@ class TokenClassifierPreprocessor(TextClassifierPreprocessor):
         Returns:
             The dict that the class describes.
         """
-        lengths = pieces.row_lengths(axis=2)  # (batch, words)
-        positions = running_ends(lengths) - lengths + 1  # after the first token, [CLS]
-        positions, word_mask = _padded(tf.cast(positions, tf.int32), 0)
+        lengths = pieces.values.row_lengths()  # (all words,)
+        positions = running_ends(pieces, lengths) - lengths + 1  # after the first token, [CLS]
+        positions = pieces.with_values(tf.cast(positions, tf.int32))
+        positions, word_mask = _padded(positions, 0)
         inputs = self._framed(pieces.merge_dims(1, 2))
         return {**inputs, "word_positions": positions, "word_mask": word_mask}
 
@@ -348,10 +349,10 @@ class QuestionAnswererPreprocessor(EncoderPreprocessor):
         >>> from keras_llm.tokenizers import WordPieceTokenizer
         >>> words = ["who", "?", "washington", "spoke"]
         >>> tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
-        >>> preprocess = QuestionAnswererPreprocessor(tokenizer, sequence_length=6, stride=1)
-        >>> x = preprocess({"question": ["Who?"], "context": ["Washington spoke"]})
-        >>> x["token_ids"].numpy().tolist(), x["segment_ids"].numpy().tolist()
-        ([[2, 5, 6, 3, 7, 3], [2, 5, 6, 3, 8, 3]], [[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1]])
+        >>> preprocess = QuestionAnswererPreprocessor(tokenizer, sequence_length=7, stride=2)
+        >>> x = preprocess({"question": ["Who?"], "context": ["Who spoke? Washington"]})
+        >>> x["token_ids"].numpy().tolist(), x["segment_ids"].numpy()[0].tolist()
+        ([[2, 5, 6, 3, 5, 8, 3], [2, 5, 6, 3, 6, 7, 3]], [0, 0, 0, 0, 1, 1, 1])
     """
 
     def __init__(self, tokenizer, sequence_length=384, stride=128, segments=True, **kwargs):
@@ -524,19 +525,32 @@ def _padded(rows, pad_token_id):
     return token_ids, tf.sequence_mask(rows.row_lengths(), length)
 
 
-def running_ends(lengths):
+def running_ends(rows, lengths):
     """Adds up lengths along each row: where each thing ends if one follows the other.
 
     Args:
-        lengths: int ragged (batch, things).
+        rows: ragged (batch, things, ...), which says what stands in which row.
+        lengths: int (all things,).
 
     Returns:
-        Ragged of the same shape and type.
+        Tensor of the shape and type of `lengths`.
 
     Example:
-        >>> running_ends(tf.ragged.constant([[2, 1], [], [4, 1, 3]])).to_list()
-        [[2, 3], [], [4, 5, 8]]
+        >>> things = tf.ragged.constant([["a", "b"], [], ["c", "d", "e"]])
+        >>> running_ends(things, tf.constant([2, 1, 4, 1, 3])).numpy().tolist()
+        [2, 3, 4, 5, 8]
     """
-    ends = tf.cumsum(lengths.flat_values)
-    before = tf.gather(tf.concat([tf.zeros_like(ends[:1]), ends], axis=0), lengths.row_starts())
-    return lengths.with_values(ends - tf.gather(before, lengths.value_rowids()))
+    ends = tf.cumsum(lengths)
+    before = tf.gather(tf.concat([tf.zeros_like(ends[:1]), ends], axis=0), rows.row_starts())
+    return ends - tf.gather(before, rows.value_rowids())
+
+
+def _chosen(rows, chosen):
+    """Keeps the words at which a mask (all words,) is True."""
+    places = tf.where(chosen)[:, 0]
+    return tf.RaggedTensor.from_value_rowids(
+        tf.gather(rows.values, places),
+        tf.gather(rows.value_rowids(), places),
+        rows.nrows(),
+        validate=False,
+    )
