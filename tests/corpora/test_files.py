@@ -217,3 +217,26 @@ def test_nothing_to_read(tmp_path):
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
     with pytest.raises(ValueError, match=r"a\.pdf is of no kind that can be read"):
         from_files(tmp_path / "a.pdf")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet"])
+def test_rows_are_all_there_and_know_their_places(tmp_path, name):
+    rows = [{"text": "one", "label": "a"}, {"text": "", "label": "b"}]
+    lines = {
+        "rows.jsonl": "\n".join(json.dumps(row) for row in rows),
+        "rows.csv": "text,label\none,a\n,b\n",
+    }
+    if name in lines:
+        (tmp_path / name).write_text(lines[name])
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
+    places, found = zip(*files.read_rows(tmp_path / name), strict=True)
+    assert list(found) == rows
+    first = 2 if name == "rows.csv" else 1  # line 1 of a .csv file is its header
+    assert list(places) == [f"{tmp_path / name}, line {first + i}" for i in range(2)]
+
+
+def test_a_file_without_columns_has_no_rows(tmp_path):
+    (tmp_path / "text.txt").write_text("To be, or not to be.")
+    with pytest.raises(ValueError, match="has no columns"):
+        files.read_rows(tmp_path)

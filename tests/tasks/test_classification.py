@@ -3,8 +3,11 @@ import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics import precision_recall_fscore_support
+from sklearn.preprocessing import MultiLabelBinarizer
+from sklearn.utils.class_weight import compute_sample_weight
 
-from keras_llm import training
+from keras_llm import serving, training
 from keras_llm.models import BertBackbone, RobertaBackbone
 from keras_llm.tasks import TextClassifier, TextClassifierPreprocessor
 from keras_llm.tokenizers import BytePairTokenizer, WordPieceTokenizer
@@ -168,6 +171,9 @@ def test_unknown_label_in_a_dataset():
         ({"sequence_length": 13}, "12 positions"),
         ({"sequence_length": 2}, "at least 3"),
         ({"pooling": "max"}, '"cls" or "mean"'),
+        ({"classes": [""], "multi_label": True}, "one or more"),
+        ({"multi_label": True, "abstain_below": 0.5}, "for one label a text"),
+        ({"abstain_label": "positive"}, "is a class"),
     ],
 )
 def test_parts_that_do_not_fit(arguments, message):
@@ -198,4 +204,213 @@ def test_backbone_without_pooled_output_and_segments(tmp_path, cls, pooling):
     expected = model.predict(TEXTS, verbose=0)["probabilities"]
     np.testing.assert_allclose(
         loaded.predict(TEXTS, verbose=0)["probabilities"], expected, atol=1e-6
+    )
+
+
+# === Several labels a text ===
+
+TOPICS = [(), ("film",), ("quality",), ("film", "quality"), ("film",), ("quality",)] * 8
+PROSE = ["the", "a film", "very good", "the good film", "film a", "good"] * 8
+
+
+def tagger(strategy=None, **kwargs):
+    return classifier(strategy, classes=["film", "quality", "好"], multi_label=True, **kwargs)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one replica", "two replicas"])
+def trained_tagger(request):
+    model = tagger(training.strategy() if request.param == 2 else None)
+    data = (PROSE, TOPICS)
+    model.fit(*data, batch_size=16, epochs=40, validation_data=data, verbose=0)
+    return model
+
+
+def test_several_labels_and_none(trained_tagger):
+    figures = trained_tagger.evaluate(PROSE, TOPICS, verbose=0)
+    assert figures["accuracy"] == 1.0
+    assert figures["f1"] == pytest.approx(2 / 3, abs=1e-5)  # no text has the third class
+    predicted = trained_tagger.predict(PROSE[:4], verbose=0)
+    assert predicted["labels"] == TOPICS[:4]
+
+
+def test_several_labels_are_saved_and_exported(tmp_path, trained_tagger):
+    expected = trained_tagger.predict(PROSE[:6], verbose=0)
+    served = serving.check(serving.export(trained_tagger, tmp_path / "export"), PROSE[:6])
+    assert [tuple(filter(None, names)) for names in served["labels"]] == TOPICS[:6]
+    assert served["labels"][3] == ["film", "quality", ""]
+    np.testing.assert_allclose(served["probabilities"], expected["probabilities"], atol=1e-6)
+
+    trained_tagger.threshold = 0.0  # it may change later: all classes are given now
+    trained_tagger.save(tmp_path / "tagger.keras")
+    trained_tagger.threshold = 0.5
+    loaded = keras.models.load_model(tmp_path / "tagger.keras")
+    predicted = loaded.predict(PROSE[:2], verbose=0)
+    assert predicted["labels"] == [("film", "quality", "好")] * 2
+    np.testing.assert_allclose(predicted["probabilities"], expected["probabilities"][:2], atol=1e-6)
+    assert "f1" in loaded.evaluate(PROSE, TOPICS, verbose=0)
+
+
+def test_several_labels_in_a_dataset_may_be_ragged_or_padded():
+    preprocess = TextClassifierPreprocessor(TOKENIZER, ["film", "quality"], 8, multi_label=True)
+    names = tf.ragged.constant([["film"], [], ["quality", "film"]])
+    pairs = tf.data.Dataset.from_tensor_slices((PROSE[:3], names)).batch(3).map(preprocess)
+    for _, y in (next(iter(pairs)), preprocess(tf.constant(PROSE[:3]), names.to_tensor())):
+        np.testing.assert_array_equal(y, [[1, 0], [0, 0], [1, 1]])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not in classes"):
+        preprocess(tf.constant(["good"]), tf.constant([["film", "plot"]]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([("film",), "film"], TypeError, r"labels\[1\] is 'film', not a tuple"),
+        ([("film",), (3,)], TypeError, r"labels\[1\]"),
+        ("film", TypeError, "got the string"),
+        ([("film",), ("film", "plot")], ValueError, "not in classes.*plot"),
+        ([("film",)], ValueError, "2 texts, 1 labels"),
+    ],
+)
+def test_bad_labels_of_several(labels, error, message):
+    with pytest.raises(error, match=message):
+        tagger().fit(["good film", "bad film"], labels, verbose=0)
+
+
+# === What a class counts ===
+
+
+def first_loss(model, texts, labels, **weights):
+    """The loss of the first step, which is taken on all texts, and the probabilities before it."""
+    probabilities = model.predict(texts, verbose=0)["probabilities"]
+    history = model.fit(texts, labels, batch_size=1000, verbose=0, **weights)
+    return history.history["loss"][0], probabilities
+
+
+def test_weights_of_classes_and_of_texts_multiply():
+    loss, probabilities = first_loss(
+        classifier(),
+        TEXTS[:6],
+        LABELS[:6],
+        class_weight={"positive": 2},
+        sample_weight=[1, 1, 3, 1, 1, 0],
+    )
+    losses = -np.log(probabilities[np.arange(6), [1, 0] * 3])
+    assert loss == pytest.approx(np.average(losses, weights=[2, 1, 6, 1, 2, 0]), abs=1e-6)
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    labels = ["positive"] * 3 + ["negative"] * 9
+    ours = classifier()._label_weights(labels, "balanced")
+    np.testing.assert_allclose(ours, compute_sample_weight("balanced", labels))
+
+
+def test_weights_of_several_labels_count_where_a_class_is_present():
+    model, labels = tagger(), [("film",), (), ("film", "quality")]
+    _, names = model._columns(PROSE[:3], labels)
+    balanced = model._label_weights(names, "balanced")  # absent : present is 1 : 2, 2 : 1, 3 : 0
+    np.testing.assert_array_equal(balanced, [[0.5, 1, 1], [1, 1, 1], [0.5, 2, 1]])
+    weights = {"film": 5.0}
+    loss, probabilities = first_loss(model, PROSE[:3], labels, class_weight=weights)
+    truth = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0]])
+    losses = -np.log(np.where(truth, probabilities, 1 - probabilities))
+    weights = [[5, 1, 1], [1, 1, 1], [5, 1, 1]]
+    assert loss == pytest.approx(np.average(losses, weights=weights), abs=1e-6)
+
+
+@pytest.mark.parametrize("weights", [{"neutral": 2.0}, {"positive": -1.0}, "equal"])
+def test_weights_of_classes_that_there_are_not(weights):
+    with pytest.raises(ValueError, match="class_weight must be"):
+        classifier().fit(TEXTS, LABELS, class_weight=weights, verbose=0)
+
+
+def test_weights_of_classes_need_lists():
+    pairs = tf.data.Dataset.from_tensor_slices((TEXTS, LABELS)).batch(48)
+    with pytest.raises(ValueError, match="needs lists"):
+        classifier().fit(pairs, class_weight="balanced", verbose=0)
+
+
+# === Calibration and abstaining ===
+
+
+def noisy(multi_label=False):
+    """Labels of which a quarter are wrong, for a model that has learned the right ones by heart."""
+    labels = [LABELS[i] if i % 4 else LABELS[i + 1] for i in range(48)]
+    return [(label,) for label in labels] if multi_label else labels
+
+
+@pytest.mark.parametrize(("number_of_replicas", "multi_label"), [(1, False), (2, False), (1, True)])
+def test_calibration_makes_probabilities_true(tmp_path, number_of_replicas, multi_label):
+    strategy = training.strategy() if number_of_replicas == 2 else None
+    model = classifier(strategy, multi_label=multi_label)
+    right = [(label,) for label in LABELS] if multi_label else LABELS
+    model.fit(TEXTS, right, batch_size=16, epochs=40, verbose=0)
+    key = "labels" if multi_label else "label"
+    before = model.predict(TEXTS, verbose=0)
+    found = model.calibrate(TEXTS, noisy(multi_label), verbose=0)
+    after = model.predict(TEXTS, verbose=0)
+    assert list(before[key]) == list(after[key])
+    assert found["temperature"] > 1.2
+    assert found["ece_before"] == pytest.approx(
+        np.abs(before["probabilities"].max(axis=1).mean() - 0.75), abs=0.02
+    )
+    assert found["ece_after"] < 0.02 < found["ece_before"]
+    np.testing.assert_allclose(after["probabilities"].max(axis=1).mean(), 0.75, atol=0.02)
+    again = model.calibrate(TEXTS, noisy(multi_label), verbose=0)  # from 1, not from the last one
+    assert again == pytest.approx(found)
+
+    model.save(tmp_path / "classifier.keras")
+    loaded = keras.models.load_model(tmp_path / "classifier.keras")
+    probabilities = loaded.predict(TEXTS, verbose=0)["probabilities"]
+    np.testing.assert_allclose(probabilities, after["probabilities"], atol=1e-6)
+    model.fit(TEXTS, right, verbose=0)
+    assert float(model.temperature_scaling.temperature.numpy()) == pytest.approx(
+        found["temperature"]
+    )
+
+
+def test_a_label_is_withheld_where_the_model_is_not_sure(tmp_path):
+    model = classifier(abstain_below=0.75, abstain_label="ask a person")
+    model.fit(TEXTS, LABELS, batch_size=16, epochs=30, verbose=0)
+    texts = ["a good film", "坏", "good bad", "bad good", "the very", "好坏", "坏好"]
+    predicted = model.predict(texts, verbose=0)
+    top = predicted["probabilities"].max(axis=1)
+    names = np.array(model.classes)[predicted["probabilities"].argmax(axis=1)]
+    expected = np.where(top >= 0.75, names, "ask a person").tolist()
+    assert predicted["label"].tolist() == expected
+    assert 0 < expected.count("ask a person") < len(texts)
+    model.save(tmp_path / "classifier.keras")
+    loaded = keras.models.load_model(tmp_path / "classifier.keras")
+    assert loaded.predict(texts, verbose=0)["label"].tolist() == expected
+    served = serving.check(serving.export(model, tmp_path / "export"), texts)
+    assert served["label"] == expected
+
+
+# === Figures of classes ===
+
+
+def test_report_equals_scikit_learn():
+    model = classifier(classes=["negative", "neutral", "positive"], abstain_below=0.4)
+    model.fit(TEXTS[:12], LABELS[:12], epochs=5, verbose=0)
+    labels = (["positive", "neutral", "negative", "negative"] * 12)[:48]
+    predicted = model.predict(TEXTS, verbose=0)["label"].tolist()
+    report = model.report(TEXTS, labels, verbose=0)
+    expected = precision_recall_fscore_support(
+        labels, predicted, labels=model.classes, zero_division=0
+    )
+    ours = [list(figures.values()) for figures in report.values()]
+    np.testing.assert_allclose(np.transpose(ours), expected, atol=1e-6)
+
+
+def test_report_of_several_labels_equals_scikit_learn(trained_tagger):
+    model = trained_tagger
+    labels = [*TOPICS[1:], TOPICS[0]]
+    predicted = model.predict(PROSE, verbose=0)["labels"]
+    binarizer = MultiLabelBinarizer(classes=model.classes).fit([])
+    expected = precision_recall_fscore_support(
+        binarizer.transform(labels), binarizer.transform(predicted), zero_division=0
+    )
+    report = model.report(PROSE, labels, verbose=0)
+    ours = [list(figures.values()) for figures in report.values()]
+    np.testing.assert_allclose(np.transpose(ours), expected, atol=1e-6)
+    assert model.evaluate(PROSE, labels, verbose=0)["f1"] == pytest.approx(
+        np.mean(expected[2]), abs=1e-5
     )
