@@ -23,6 +23,7 @@ ROOMS = (
     "tasks",
     "checkpoints",
     "serving",
+    "finetune",
     "demo",
     "book",
     "cli",

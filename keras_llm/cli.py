@@ -1,7 +1,10 @@
-"""The command line: `keras-llm demo` and `keras-llm data`."""
+"""The command line: `keras-llm demo`, `data`, `finetune` and `evaluate`."""
 
+import ast
 import contextlib
 import enum
+import importlib
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +21,11 @@ app = typer.Typer(
     add_completion=False,
 )
 
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=COLUMN, such as text=review, where columns have other names."),
+]
+
 
 class Language(enum.StrEnum):
     """The languages of the demo."""
@@ -33,11 +41,9 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ):
     """Pretrain BERT on raw text, fine-tune it on reviews, export it: about five minutes."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from keras_llm import demo  # here, so that `--help` does not wait for TensorFlow
-
+    room = _room("demo")
     with _plain_errors():
-        demo.run(language.value, folder, seed)
+        room.run(language.value, folder, seed)
 
 
 @app.command()
@@ -56,6 +62,73 @@ def data(
     Console().print(table)
 
 
+@app.command()
+def finetune(
+    task: Annotated[str, typer.Argument(help="What the model is to do: classify.")],
+    data: Annotated[
+        str, typer.Option(help="Examples: .jsonl, .csv or .parquet, or the name of a data set.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(help="Folder or name on the Hugging Face Hub; or a size, tiny to large: new."),
+    ],
+    out: Annotated[
+        str | None, typer.Option(help="The run's folder.", show_default="runs/TASK")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Examples to choose the best epoch by.")
+    ] = None,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of the data to hold out instead.", min=0.0, max=1.0)
+    ] = 0.1,
+    column: Columns = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE, an argument of the task, such as pooling=mean."),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="The most passes over the data.", min=1)] = 3,
+    batch_size: Annotated[int, typer.Option(help="Examples a step.", min=1)] = 32,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest.", show_default="5e-5, new models 5e-4")
+    ] = None,
+    layerwise_decay: Annotated[
+        float, typer.Option(help="Factor of the learning rate from a block to the one below.")
+    ] = 1.0,
+    freeze: Annotated[
+        int | None, typer.Option(help="Do not train the embeddings and as many blocks.")
+    ] = None,
+    patience: Annotated[
+        int, typer.Option(help="Stop after as many epochs without improvement.", min=0)
+    ] = 2,
+    vocabulary_size: Annotated[int, typer.Option(help="Tokens of a new tokenizer.")] = 8000,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    export: Annotated[
+        bool, typer.Option(help="Also write a model for TensorFlow Serving.")
+    ] = False,
+):
+    """Train a model on your examples; the best epoch is kept, with its figures and curves."""
+    options = locals()
+    room = _room("finetune")
+    with _plain_errors():
+        options["out"] = out or f"runs/{task}"
+        options["columns"] = dict(_pair(text) for text in options.pop("column") or ())
+        settings = dict(_pair(text) for text in options.pop("setting") or ())
+        options["settings"] = {name: _value(text) for name, text in settings.items()}
+        room.run(room.Options(**options))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="The folder of a run of `finetune`.")],
+    data: Annotated[str, typer.Option(help="Examples, as for `finetune`.")],
+    column: Columns = None,
+    out: Annotated[str | None, typer.Option(help="A .json file for the figures.")] = None,
+):
+    """Measure the model of a run on other examples."""
+    with _plain_errors():
+        _room("finetune").evaluate(run, data, dict(_pair(text) for text in column or ()), out)
+
+
 def _describe(corpus):
     """Returns what the data set is, and the beginning and the metadata of its first document."""
     first = next(iter(corpus))
@@ -63,11 +136,33 @@ def _describe(corpus):
     return f"{corpus}\n\n{first.text[:400]} …\n{metadata}"
 
 
+def _room(name):
+    """Opens a room when a command needs it, so that `--help` does not wait for TensorFlow."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return importlib.import_module(f"keras_llm.{name}")
+
+
+def _pair(text):
+    """Splits NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ValueError(f"Expected NAME=VALUE, got {text!r}.")
+    return name, value
+
+
+def _value(text):
+    """Reads a value as JSON or as Python writes it; what is neither is a string."""
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return parse(text)
+    return text
+
+
 @contextlib.contextmanager
 def _plain_errors():
     """Prints what went wrong without a traceback: the messages say what to do."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         typer.secho(f"keras-llm: {error}", fg="red", err=True)
         raise typer.Exit(1) from error

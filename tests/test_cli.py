@@ -1,7 +1,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from keras_llm import demo
+from keras_llm import demo, finetune
 from keras_llm.cli import app
 
 
@@ -26,7 +26,7 @@ def test_data_shows_one():
 def test_an_unknown_name_is_one_line_and_no_traceback():
     result = keras_llm("data", "state_of_teh_union")
     assert result.exit_code == 1
-    assert "Did you mean 'state_of_the_union'?" in result.output
+    assert "Did you mean 'state_of_the_union'" in result.output
     assert "Traceback" not in result.output
 
 
@@ -40,3 +40,51 @@ def test_demo_passes_its_options_on(monkeypatch, tmp_path):
 @pytest.mark.parametrize("arguments", [["demo", "--language", "fr"], ["nothing"]])
 def test_wrong_usage_is_said(arguments):
     assert keras_llm(*arguments).exit_code == 2
+
+
+def test_finetune_passes_its_options_on(monkeypatch):
+    calls = []
+    monkeypatch.setattr(finetune, "run", calls.append)
+    arguments = "finetune classify --data reviews.csv --model tiny --column text=review"
+    arguments += " --set pooling=mean --set dropout=0 --set multi_label=True --freeze 1"
+    arguments += " --layerwise-decay 0.8 --export"
+    result = keras_llm(*arguments.split())
+    assert result.exit_code == 0, result.output
+    assert calls == [
+        finetune.Options(
+            "classify",
+            data="reviews.csv",
+            model="tiny",
+            out="runs/classify",
+            columns={"text": "review"},
+            settings={"pooling": "mean", "dropout": 0, "multi_label": True},
+            layerwise_decay=0.8,
+            freeze=1,
+            export=True,
+        )
+    ]
+
+
+def test_evaluate_passes_its_options_on(monkeypatch):
+    calls = []
+    monkeypatch.setattr(finetune, "evaluate", lambda *arguments: calls.append(arguments))
+    assert keras_llm("evaluate", "runs/reviews", "--data", "test.csv").exit_code == 0
+    assert calls == [("runs/reviews", "test.csv", {}, None)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--column", "review"], "Expected NAME=VALUE, got 'review'"),
+        (["--column", "label=stars"], "no column 'text'"),
+        (["--set", "poolin=mean"], "no settings ['poolin']"),
+    ],
+)
+def test_errors_of_finetune_are_one_line(tmp_path, arguments, message):
+    data = tmp_path / "reviews.csv"
+    data.write_text("review,stars\nfine,good\n")
+    given = ["--data", str(data), "--model", "tiny", "--out", str(tmp_path / "run"), *arguments]
+    result = keras_llm("finetune", "classify", *given)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert "Traceback" not in result.output

@@ -1,0 +1,441 @@
+"""Fine-tuning from the command line: a task, a file of examples and a model become a run's folder.
+
+Notable:
+
+- a task is one entry of `TASKS`; every option means the same for all of them;
+- examples are checked before anything is loaded or trained, and an error names file and line;
+- what is kept is the model of the best epoch on examples that it was not trained on.
+"""
+
+import dataclasses
+import inspect
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+from rich.console import Console
+from rich.table import Table
+
+from keras_llm import corpora, serving, training
+from keras_llm.checkpoints import load_hugging_face
+from keras_llm.corpora.corpus import HashRange
+from keras_llm.corpora.files import read_rows
+from keras_llm.models import BertBackbone
+from keras_llm.tasks import TextClassifier
+from keras_llm.tokenizers import WordPieceTokenizer
+
+CONSOLE = Console(stderr=True)
+SIZES = ("tiny", "mini", "small", "medium", "base", "large")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a run does; `config.json` of its folder holds them.
+
+    Args:
+        task: String, one of `TASKS`.
+        data: String, the examples to train on: a .jsonl, .csv or .parquet file, a folder or pattern
+            of them, or the name of a data set of `keras_llm.corpora.available()`.
+        model: String, a folder or name as `checkpoints.load_hugging_face` takes it; or a size of
+            BERT, one of `SIZES`: a new model, and a tokenizer that is trained on the data.
+        out: String, the run's folder, new or empty.
+        validation: String, the examples to choose the best epoch by, as `data`; or None: a share of
+            `data`.
+        validation_share: Float, that share.
+        columns: Dict from what the task reads, such as "text" and "label", to the names of the
+            columns, where these are others.
+        settings: Dict of further arguments of the task's class and of its `fit`.
+        epochs: Int, the most passes over the examples.
+        batch_size: Int, examples a step, of all replicas together.
+        learning_rate: Float, the highest; by default 5e-5, or 5e-4 for a new model.
+        layerwise_decay: Float, see `training.layerwise_decay`. 1 is the same rate for all layers.
+        freeze: Int, see `training.freeze`; None freezes nothing.
+        patience: Int, epochs without a better validation loss after which training stops.
+        vocabulary_size: Int, tokens of a new tokenizer.
+        seed: Int, of everything random.
+        export: Bool, whether a model for TensorFlow Serving is written too.
+
+    Example:
+        >>> Options("classify", data="reviews.csv", model="tiny", out="runs/reviews").epochs
+        3
+    """
+
+    task: str
+    data: str
+    model: str
+    out: str
+    validation: str | None = None
+    validation_share: float = 0.1
+    columns: dict = dataclasses.field(default_factory=dict)
+    settings: dict = dataclasses.field(default_factory=dict)
+    epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float | None = None
+    layerwise_decay: float = 1.0
+    freeze: int | None = None
+    patience: int = 2
+    vocabulary_size: int = 8000
+    seed: int = 0
+    export: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What the commands must know of a task.
+
+    Args:
+        task: Class of `keras_llm.tasks`, made of `backbone`, `tokenizer` and other arguments.
+        columns: Tuple of str, what a row has.
+        read: Function of data, names of the columns by `columns`, and settings. Returns the
+            examples: a tuple of lists, the first arguments of the task's `fit`.
+        texts: Function of examples. Returns the texts that a new tokenizer is trained on.
+        arguments: Function of examples. Returns arguments of the class that they decide; `classes`
+            must be those of the training examples everywhere.
+        fit_settings: Tuple of str, which settings are arguments of `fit`.
+        tune: Function of model and validation examples. Sets what is not trained by gradients, and
+            returns figures.
+        measure: Function of model and examples. Returns figures: numbers, or dicts of them.
+
+    Example:
+        >>> TASKS["classify"].columns
+        ('text', 'label')
+    """
+
+    task: type
+    columns: tuple
+    read: Callable
+    texts: Callable = lambda examples: examples[0]
+    arguments: Callable = lambda examples: {}
+    fit_settings: tuple = ()
+    tune: Callable = lambda model, examples: {}
+    measure: Callable = lambda model, examples: model.evaluate(*examples, verbose=0)
+
+
+def run(options):
+    """Fine-tunes a model and writes all that is made to a folder.
+
+    The folder receives `config.json`, `history.csv`, `curves.png`, `metrics.json`, the model of the
+    best epoch as `model.keras`, and `export/1/` if asked for.
+
+    Args:
+        options: `Options`.
+
+    Returns:
+        The figures on the validation examples, a dict, as in `metrics.json`.
+
+    Raises:
+        ValueError: no such task, column or setting; a row without text or label; labels of the
+            validation that the training does not have; a model that does not fit the task.
+        FileExistsError: the folder is not empty.
+        FileNotFoundError: there is no such file or model.
+
+    Example:
+        >>> run(Options("paint", data="reviews.csv", model="tiny", out="runs/reviews"))
+        Traceback (most recent call last):
+        ValueError: There is no task 'paint'. There are: classify.
+    """
+    kind = _kind(options.task)
+    folder = Path(options.out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already. Choose another folder, or delete it.")
+    _check_settings(kind, options.settings)
+    train, validation, arguments = _examples(kind, options)
+    CONSOLE.print(f"{len(train[0]):,} examples to train on, {len(validation[0]):,} to validate")
+
+    keras.utils.set_random_seed(options.seed)
+    with training.strategy().scope():
+        model = _build(kind, options, train, arguments)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = dataclasses.asdict(options) | {
+        "arguments": arguments,
+        "train_examples": len(train[0]),
+        "validation_examples": len(validation[0]),
+        "versions": training.versions(),
+    }
+    training.write_json(folder / "config.json", config)
+
+    _fit(kind, options, model, train, validation, folder)
+    history = training.read_history(folder / "history.csv")
+    training.plot_curves(history, folder / "curves.png", title=options.task)
+    metrics = {
+        "best_epoch": 1 + min(range(len(history["loss"])), key=history["val_loss"].__getitem__),
+        **kind.tune(model, validation),
+        **kind.measure(model, validation),
+    }
+    _save(model, folder / "model.keras")
+    training.write_json(folder / "metrics.json", metrics)
+    if options.export:
+        serving.export(model, folder / "export")
+    _show(metrics, f"{options.task}: {len(validation[0]):,} examples to validate")
+    for path in sorted(folder.iterdir()):
+        CONSOLE.print(f"  {path}", highlight=False)
+    return metrics
+
+
+def evaluate(folder, data, columns=None, out=None):
+    """Measures the model of a run on other examples.
+
+    Args:
+        folder: Path of a run's folder.
+        data: String, the examples, as `Options.data`.
+        columns: Dict as `Options.columns`; by default the run's.
+        out: Path of a JSON file for the figures, or None.
+
+    Returns:
+        The figures, a dict.
+
+    Raises:
+        ValueError: as `run`; labels that the model does not know.
+        FileNotFoundError: there is no such run or file.
+
+    Example:
+        >>> evaluate("no/such/run", "reviews.csv")
+        Traceback (most recent call last):
+        FileNotFoundError: no/such/run is not the folder of a run: it has no config.json.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json.")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = _kind(config["task"])
+    examples = _read(kind, data, config["columns"] | (columns or {}), config["settings"])
+    _check_classes(kind, config["arguments"], examples, config["data"], data)
+    with training.strategy().scope():
+        model = keras.models.load_model(folder / "model.keras")
+    metrics = kind.measure(model, examples)
+    if out is not None:
+        training.write_json(out, metrics)
+    _show(metrics, f"{config['task']}: {len(examples[0]):,} examples of {data}")
+    return metrics
+
+
+def _kind(task):
+    if task not in TASKS:
+        raise ValueError(f"There is no task {task!r}. There are: {', '.join(TASKS)}.")
+    return TASKS[task]
+
+
+def _check_settings(kind, settings):
+    """Raises ValueError for a setting that neither the task's class nor its `fit` takes."""
+    known = {
+        name
+        for name, parameter in inspect.signature(kind.task.__init__).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    unknown = settings.keys() - known - set(kind.fit_settings)
+    if unknown:
+        raise ValueError(
+            f"{kind.task.__name__} has no settings {sorted(unknown)}. It has "
+            f"{sorted(known | set(kind.fit_settings))}."
+        )
+
+
+# === Examples ===
+
+
+def _examples(kind, options):
+    """Returns the examples to train and to validate on, and what they say of the model."""
+    examples = _read(kind, options.data, options.columns, options.settings)
+    arguments = kind.arguments(examples)
+    if options.validation is not None:
+        validation = _read(kind, options.validation, options.columns, options.settings)
+        _check_classes(kind, arguments, validation, options.data, options.validation)
+        return examples, validation, arguments
+    train, validation = _split(examples, options.validation_share, options.seed)
+    if not train[0] or not validation[0]:
+        raise ValueError(
+            f"{options.data} has {len(examples[0])} examples, too few to hold out a share of "
+            f"{options.validation_share}. Pass a file for validation, or another share."
+        )
+    return train, validation, arguments
+
+
+def _read(kind, data, columns, settings):
+    """Reads the examples of a file or a data set."""
+    if unknown := columns.keys() - set(kind.columns):
+        raise ValueError(
+            f"There is nothing that is called {sorted(unknown)} in this task; it reads "
+            f"{', '.join(kind.columns)}."
+        )
+    examples = kind.read(data, {name: columns.get(name, name) for name in kind.columns}, settings)
+    if not examples[0]:
+        raise ValueError(f"{data} has no rows.")
+    return examples
+
+
+def _split(examples, share, seed):
+    """Holds out a share, chosen by a hash of what comes first: copies are on the same side."""
+    held_out = HashRange(seed, 0.0, share)
+    is_held_out = [held_out.contains(str(first), depth=0) for first in examples[0]]
+    return tuple(
+        tuple(
+            [value for value, out in zip(column, is_held_out, strict=True) if out is wanted]
+            for column in examples
+        )
+        for wanted in (False, True)
+    )
+
+
+def _check_classes(kind, arguments, examples, data, other):
+    """Raises ValueError where other examples have classes that the model is not built for."""
+    known = arguments.get("classes", ())
+    unknown = sorted(set(kind.arguments(examples).get("classes", ())) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{other} has labels that {data} does not have: {unknown[:10]}. The model knows "
+            f"{known[:20]}. Give the same labels the same names in both."
+        )
+
+
+def _rows(data, columns):
+    """Yields where a row stands and its columns by the names that the task has for them."""
+    if data in corpora.available():
+        documents = corpora.load(data)
+        rows = ((f"{d.id}", {"text": d.text, **d.metadata}) for d in documents)
+    else:
+        rows = read_rows(data)
+    for place, row in rows:
+        for name, column in columns.items():
+            if column not in row:
+                raise ValueError(
+                    f"{place}: there is no column {column!r} for the {name}; the columns are "
+                    f"{list(row)}. Say which one it is: --column {name}=COLUMN."
+                )
+        yield place, {name: row[column] for name, column in columns.items()}
+
+
+def _text(place, name, value):
+    """Returns a text, or says where it is missing."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(
+            f"{place}: the {name} is {value!r:.50}, not a text. Fill it in, or delete the row."
+        )
+    return value
+
+
+# === Models ===
+
+
+def _build(kind, options, train, arguments):
+    """Builds and compiles the model in the current scope."""
+    backbone, tokenizer = _load(kind, options, train)
+    settings = {k: v for k, v in options.settings.items() if k not in kind.fit_settings}
+    model = kind.task(backbone, tokenizer, **arguments, **settings)
+    if options.freeze is not None:
+        training.freeze(model, options.freeze)
+    steps = math.ceil(len(train[0]) / options.batch_size) * options.epochs
+    rate = options.learning_rate or (5e-4 if options.model in SIZES else 5e-5)
+    multipliers = None
+    if options.layerwise_decay != 1.0:
+        multipliers = training.layerwise_decay(model, options.layerwise_decay)
+    schedule = training.WarmupLinearDecay(rate, steps)
+    model.compile(training.AdamW(schedule, rate_multipliers=multipliers))
+    return model
+
+
+def _load(kind, options, train):
+    """Returns the backbone and its tokenizer, pretrained or new."""
+    if options.model in SIZES:
+        tokenizer = WordPieceTokenizer.train(kind.texts(train), options.vocabulary_size)
+        return getattr(BertBackbone, options.model)(tokenizer.vocabulary_size()), tokenizer
+    backbone, tokenizer = load_hugging_face(options.model)
+    if tokenizer is None:
+        raise ValueError(f"{options.model} has no tokenizer. Put its files into the folder.")
+    return backbone, tokenizer
+
+
+def _fit(kind, options, model, train, validation, folder):
+    """Trains, and leaves the model as it was after its best epoch."""
+    recorders = [
+        keras.callbacks.CSVLogger(folder / "history.csv"),
+        keras.callbacks.EarlyStopping(patience=options.patience, restore_best_weights=True),
+    ]
+    model.fit(
+        *train,
+        batch_size=options.batch_size,
+        epochs=options.epochs,
+        validation_data=validation,
+        seed=options.seed,
+        callbacks=recorders,
+        **{k: v for k, v in options.settings.items() if k in kind.fit_settings},
+    )
+
+
+def _save(model, path):
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    model.save(partial)
+    os.replace(partial, path)
+
+
+def _show(metrics, title):
+    """Prints the figures, and those of classes below."""
+    tables = {title: {name: {"": v} for name, v in metrics.items() if not isinstance(v, dict)}}
+    tables |= {name: value for name, value in metrics.items() if isinstance(value, dict)}
+    for title, rows in tables.items():
+        headings = list(next(iter(rows.values())))
+        table = Table(title=title, show_header=any(headings))
+        table.add_column("")
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for name, values in rows.items():
+            table.add_row(name, *(f"{v:.4g}" for v in values.values()))
+        CONSOLE.print(table)
+
+
+# === Tasks ===
+
+
+def _read_labels(data, columns, settings):
+    """Reads texts and labels; several labels are a list, or in a .csv file `one|another`."""
+    texts, labels = [], []
+    for place, row in _rows(data, columns):
+        texts.append(_text(place, "text", row["text"]))
+        label = row["label"]
+        if settings.get("multi_label"):
+            names = label.split("|") if isinstance(label, str) else label or ()
+            labels.append(tuple(str(name) for name in names if name != ""))
+        elif isinstance(label, list):
+            raise ValueError(
+                f"{place}: the label is a list, {label!r:.50}. If texts have several labels, say "
+                "so: --set multi_label=true."
+            )
+        elif label is None or label == "":
+            raise ValueError(f"{place}: the label is missing. Fill it in, or delete the row.")
+        else:
+            labels.append(str(label))
+    return texts, labels
+
+
+def _classes(examples):
+    """Returns the names of the classes, in the order of the alphabet."""
+    labels = examples[1]
+    return {"classes": sorted({n for label in labels for n in _tuple(label)})}
+
+
+def _tuple(label):
+    return label if isinstance(label, tuple) else (label,)
+
+
+def _measure_classes(model, examples):
+    """Measures a classifier, beside always naming the largest class."""
+    texts, labels = examples
+    figures = model.evaluate(texts, labels, verbose=0)
+    if not model.multi_label:
+        figures["largest_class"] = max(map(labels.count, set(labels))) / len(labels)
+    return figures | {"classes": model.report(texts, labels, verbose=0)}
+
+
+TASKS = {
+    "classify": Kind(
+        TextClassifier,
+        columns=("text", "label"),
+        read=_read_labels,
+        arguments=_classes,
+        fit_settings=("class_weight",),
+        tune=lambda model, validation: model.calibrate(*validation, verbose=0),
+        measure=_measure_classes,
+    ),
+}
