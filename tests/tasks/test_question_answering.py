@@ -134,8 +134,8 @@ def test_segments_and_the_separators_of_roberta():
 # === Learning ===
 
 
-def test_learns_answers_and_that_there_is_none(replicas):
-    model = answerer(replicas)
+def test_learns_answers_and_that_there_is_none():
+    model = answerer()
     history = model.fit(QUESTIONS, batch_size=15, epochs=40, validation_data=QUESTIONS, verbose=0)
     assert history.history["val_accuracy"][-1] > 0.95
     scores = model.evaluate(QUESTIONS, verbose=0)
