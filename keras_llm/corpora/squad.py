@@ -137,7 +137,11 @@ def write_squad(questions: Iterable[Question], path: str | Path) -> None:
         ValueError: there are no questions, or two have the same id.
 
     Example:
-        See `read_squad`.
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "answered.json.gz"
+        >>> write_squad([Question("Who?", "Ada came.", (Answer("Ada", 0),), id="0")], path)
+        >>> [question.question for question in read_squad(path)]
+        ['Who?']
     """
     questions = list(questions)
     ids = {question.id for question in questions}
