@@ -541,7 +541,7 @@ def running_ends(rows, lengths):
         [2, 3, 4, 5, 8]
     """
     ends = tf.cumsum(lengths)
-    before = tf.gather(tf.concat([tf.zeros_like(ends[:1]), ends], axis=0), rows.row_starts())
+    before = tf.gather(tf.concat([tf.zeros((1,), ends.dtype), ends], axis=0), rows.row_starts())
     return ends - tf.gather(before, rows.value_rowids())
 
 

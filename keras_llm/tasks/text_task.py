@@ -179,3 +179,45 @@ def check_sequence_length(sequence_length, limit):
             f"sequence_length={sequence_length} must be at least 3 and at most the backbone's "
             f"{limit} positions."
         )
+
+
+def batches_of_like_length(columns, lengths, batch_size, epochs, seed):
+    """Makes batches of texts of like length, with about as many tokens in each, in random order.
+
+    So little of a batch is padding, and a token of a long text counts as much as one of a short
+    text ("Attention Is All You Need", Vaswani et al., 2017, section 5.1).
+
+    Args:
+        columns: list of columns of the examples: lists of str or tensors.
+        lengths: int array (examples,), the tokens of each.
+        batch_size: int, the mean number of examples in a batch.
+        epochs: int.
+        seed: int. The order depends on it and on the epoch alone.
+
+    Returns:
+        A `tf.data.Dataset` of tuples, as many for each epoch as batches of the same size would be.
+    """
+    rows = [
+        batch
+        for epoch in range(epochs)
+        for batch in _of_like_length(lengths, batch_size, np.random.default_rng([seed, epoch]))
+    ]
+    columns = [column if tf.is_tensor(column) else tf.constant(column) for column in columns]
+    rows = tf.RaggedTensor.from_row_lengths(np.concatenate(rows), list(map(len, rows)))
+    batches = tf.data.Dataset.from_tensor_slices(rows)
+    return batches.map(lambda rows: tuple(tf.gather(column, rows) for column in columns))
+
+
+def _of_like_length(lengths, batch_size, rng):
+    """Splits numbered texts into batches of about as many tokens each, in random order."""
+    count = math.ceil(len(lengths) / batch_size)
+    # Not quite by length, so that every epoch has other batches.
+    order = np.argsort(lengths * rng.uniform(0.8, 1.25, len(lengths)))
+    before = np.cumsum(lengths[order]) - lengths[order]  # the tokens before each text
+    starts = np.searchsorted(before, np.arange(count) * lengths.sum() / count)
+    # Each batch has one text at least, however long others are.
+    step = np.arange(count)
+    starts = np.maximum.accumulate(starts - step) + step
+    starts = np.minimum(starts, len(lengths) - count + step)
+    batches = np.split(order, starts[1:])
+    return [batches[i] for i in rng.permutation(count)]

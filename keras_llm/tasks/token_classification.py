@@ -23,7 +23,12 @@ from keras_llm.layers import CRF, crf_decode, crf_log_likelihood
 from keras_llm.models.encoder import kernel_initializer, sequence_output
 from keras_llm.models.sizes import check_vocabulary
 from keras_llm.tasks.preprocessing import TokenClassifierPreprocessor, running_ends
-from keras_llm.tasks.text_task import TextTask, as_strings, check_sequence_length
+from keras_llm.tasks.text_task import (
+    TextTask,
+    as_strings,
+    batches_of_like_length,
+    check_sequence_length,
+)
 from keras_llm.training import AdamW, GlobalMeanCrossentropy
 from keras_llm.training.distribution import global_sum
 
@@ -252,6 +257,11 @@ class TokenClassifier(TextTask):
         if sample_weight is not None:
             columns.append(tf.constant(sample_weight, tf.float32))
         return tuple(columns)
+
+    def _batches(self, columns, batch_size, epochs, seed):
+        """Returns the batches of all epochs: sentences of like length."""
+        lengths = columns[0].row_lengths().numpy() + 1
+        return batches_of_like_length(columns, lengths, batch_size, epochs, seed)
 
     # === Tagging ===
 
@@ -525,7 +535,9 @@ class Chain:
         row = tf.gather(row, first)
         before = tf.gather(numbers.row_starts(), row)
         names = tf.gather(self.names, tf.gather(tags, first))
-        rows = tf.RaggedTensor.from_value_rowids(first - before, row, numbers.nrows())
+        rows = tf.RaggedTensor.from_value_rowids(
+            first - before, row, numbers.nrows(), validate=False
+        )
         return rows, rows.with_values(last - before), rows.with_values(names)
 
 
@@ -564,13 +576,14 @@ def split_words(text):
         (['Hi', ',', '北', '京', '!'], [[0, 2, 4, 5, 6]], [[2, 3, 5, 6, 7]])
     """
     separators = f"{_SPACE}|{_ALONE}"
+    text = tf.strings.regex_replace(text, r"\x00", " ")  # to the op below a text would end there
     parts = tensorflow_text.regex_split(text, separators, separators)  # nothing is left out
-    lengths = parts.with_values(tf.strings.length(parts.values, unit="UTF8_CHAR"))
-    ends = running_ends(lengths)
-    words = ~tf.strings.regex_full_match(parts.values, _SPACE)
+    lengths = tf.strings.length(parts.values, unit="UTF8_CHAR")
+    ends = running_ends(parts, lengths)
+    words = parts.with_values(~tf.strings.regex_full_match(parts.values, _SPACE))
     return tuple(
-        tf.ragged.boolean_mask(column, parts.with_values(words))
-        for column in (parts, ends - lengths, ends)
+        tf.ragged.boolean_mask(parts.with_values(column), words)
+        for column in (parts.values, ends - lengths, ends)
     )
 
 
@@ -605,12 +618,12 @@ def read_sentences(values):
             words, starts, ends = next(split)
             sentence = Sentence(value, [word.decode() for word in words], starts, ends)
         else:
-            words = [] if value is None else list(value)
+            words = list(value) if isinstance(value, (list, tuple)) else [value]
             wrong = [word for word in words if not isinstance(word, str) or not word.strip()]
-            if wrong or value is None:
+            if wrong:
                 raise TypeError(
                     f"Sentence {i} must be a string or a list of words, none of them empty; it has "
-                    f"{(wrong or [value])[0]!r}."
+                    f"{wrong[0]!r}."
                 )
             ends = np.cumsum([len(word) + 1 for word in words]) - 1
             starts = [int(end) - len(word) for end, word in zip(ends, words, strict=True)]

@@ -1,6 +1,5 @@
 """Translation: strings in one language to strings in another."""
 
-import math
 import re
 
 import keras
@@ -11,7 +10,7 @@ from keras import ops
 from keras_llm.generation import beam_search, greedy_search
 from keras_llm.models.sizes import check_vocabulary
 from keras_llm.tasks.preprocessing import TranslatorPreprocessor
-from keras_llm.tasks.text_task import TextTask, as_strings
+from keras_llm.tasks.text_task import TextTask, as_strings, batches_of_like_length
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, WarmupInverseSquareRootDecay
 
 # What translations copy, and tokenizers tear apart or lowercase: %1, `code`, Ctrl+C, JupyterLab.
@@ -117,15 +116,7 @@ class Translator(TextTask):
             for texts in columns[:2]
         )
         lengths = np.add(sources, targets)  # (pairs,)
-        rows = [
-            batch
-            for epoch in range(epochs)
-            for batch in _of_like_length(lengths, batch_size, np.random.default_rng([seed, epoch]))
-        ]
-        columns = [tf.constant(column) for column in columns]
-        rows = tf.RaggedTensor.from_row_lengths(np.concatenate(rows), list(map(len, rows)))
-        batches = tf.data.Dataset.from_tensor_slices(rows)
-        return batches.map(lambda rows: tuple(tf.gather(column, rows) for column in columns))
+        return batches_of_like_length(columns, lengths, batch_size, epochs, seed)
 
     def translate(
         self,
@@ -218,18 +209,3 @@ class Translator(TextTask):
             return greedy_search(**arguments)
         ids, _ = beam_search(**arguments, num_beams=num_beams, length_penalty=length_penalty)
         return ids
-
-
-def _of_like_length(lengths, batch_size, rng):
-    """Splits numbered texts into batches of about as many tokens each, in random order."""
-    count = math.ceil(len(lengths) / batch_size)
-    # Not quite by length, so that every epoch has other batches.
-    order = np.argsort(lengths * rng.uniform(0.8, 1.25, len(lengths)))
-    before = np.cumsum(lengths[order]) - lengths[order]  # the tokens before each text
-    starts = np.searchsorted(before, np.arange(count) * lengths.sum() / count)
-    # Each batch has one text at least, however long others are.
-    step = np.arange(count)
-    starts = np.maximum.accumulate(starts - step) + step
-    starts = np.minimum(starts, len(lengths) - count + step)
-    batches = np.split(order, starts[1:])
-    return [batches[i] for i in rng.permutation(count)]

@@ -14,7 +14,7 @@ from keras_llm import training
 from keras_llm.generation import beam_search
 from keras_llm.models import Transformer
 from keras_llm.tasks import Translator, TranslatorPreprocessor
-from keras_llm.tasks.translation import _of_like_length
+from keras_llm.tasks.text_task import _of_like_length
 from keras_llm.tokenizers import WordPieceTokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
