@@ -264,7 +264,7 @@ def test_a_context_that_no_token_is_left_of_has_no_answer(trained):
 # === No answer ===
 
 
-def test_threshold_gives_the_greatest_f1_of_all(trained):
+def test_threshold_gives_the_greatest_f1_of_all():
     model = answerer()
     model.fit(QUESTIONS, batch_size=15, epochs=8, verbose=0)  # not sure of everything
     tuned = model.tune_na_threshold(QUESTIONS, verbose=0)
@@ -272,12 +272,11 @@ def test_threshold_gives_the_greatest_f1_of_all(trained):
     best = model.evaluate(QUESTIONS, verbose=0)["f1"]
     model.na_threshold = None
     scores = model.predict(QUESTIONS, verbose=0)["score"]
-    all_f1 = []
-    for threshold in [*(np.sort(scores) - 1e-4), scores.max() + 1]:
+    others = []
+    for threshold in [*np.sort(scores)[::5] - 1e-4, scores.max() + 1]:
         model.na_threshold = float(threshold)
-        all_f1.append(model.evaluate(QUESTIONS, verbose=0)["f1"])
-    np.testing.assert_allclose(best, max(all_f1))
-    assert min(all_f1) < best
+        others.append(model.evaluate(QUESTIONS, verbose=0)["f1"])
+    assert best >= max(others) > min(others)
 
 
 def test_threshold_where_all_or_none_have_answers():
@@ -378,6 +377,13 @@ def test_a_request_of_no_questions(tmp_path, trained):
 
 
 # === Backbones ===
+
+
+def test_bfloat16_model_has_float32_scores():
+    model = answerer(None, backbone(dtype="mixed_bfloat16"))
+    model.fit(QUESTIONS[:6], epochs=1, verbose=0)
+    assert model.output.dtype == "float32"
+    assert model.predict(QUESTIONS[:3], verbose=0)["score"].dtype == "float32"
 
 
 def test_keras_hub_backbone():
