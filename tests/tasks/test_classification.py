@@ -24,12 +24,12 @@ def backbone(**overrides):
     return BertBackbone(**(sizes | overrides))
 
 
-def classifier(strategy=None, **kwargs):
+def classifier(strategy=None, rate=0.003, **kwargs):
     keras.utils.set_random_seed(0)
     with (strategy or tf.distribute.get_strategy()).scope():
         kwargs = {"classes": ["negative", "positive"], "dropout": 0.0} | kwargs
         model = TextClassifier(backbone(), TOKENIZER, **kwargs)
-        model.compile(training.AdamW(0.003))
+        model.compile(training.AdamW(rate))
     return model
 
 
@@ -214,7 +214,8 @@ PROSE = ["the", "a film", "very good", "the good film", "film a", "good"] * 8
 
 
 def tagger(strategy=None, **kwargs):
-    return classifier(strategy, classes=["film", "quality", "好"], multi_label=True, **kwargs)
+    kwargs = {"classes": ["film", "quality", "好"], "pooling": "mean"} | kwargs
+    return classifier(strategy, rate=0.02, multi_label=True, **kwargs)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one replica", "two replicas"])
@@ -368,15 +369,17 @@ def test_calibration_makes_probabilities_true(tmp_path, number_of_replicas, mult
 
 
 def test_a_label_is_withheld_where_the_model_is_not_sure(tmp_path):
-    model = classifier(abstain_below=0.75, abstain_label="ask a person")
-    model.fit(TEXTS, LABELS, batch_size=16, epochs=30, verbose=0)
-    texts = ["a good film", "坏", "good bad", "bad good", "the very", "好坏", "坏好"]
+    model = classifier(abstain_below=0.0, abstain_label="ask a person")
+    model.temperature_scaling.temperature.assign(0.01)  # a new model is not sure of anything
+    texts = ["a good film", "坏", "the very very bad film", ""]
+    top = np.sort(model.predict(texts, verbose=0)["probabilities"].max(axis=1))
+    model.abstain_below = float(top[1:3].mean())
     predicted = model.predict(texts, verbose=0)
     top = predicted["probabilities"].max(axis=1)
     names = np.array(model.classes)[predicted["probabilities"].argmax(axis=1)]
-    expected = np.where(top >= 0.75, names, "ask a person").tolist()
+    expected = np.where(top >= model.abstain_below, names, "ask a person").tolist()
     assert predicted["label"].tolist() == expected
-    assert 0 < expected.count("ask a person") < len(texts)
+    assert expected.count("ask a person") == 2
     model.save(tmp_path / "classifier.keras")
     loaded = keras.models.load_model(tmp_path / "classifier.keras")
     assert loaded.predict(texts, verbose=0)["label"].tolist() == expected
