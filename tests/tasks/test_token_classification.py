@@ -260,6 +260,7 @@ def test_words_of_a_text(text, words):
     assert [text[a:b] for a, b in zip(starts[0], ends[0], strict=True)] == words
 
 
+@settings(max_examples=30)
 @given(st.lists(st.text(), min_size=1))
 def test_words_leave_out_only_space(texts):
     found, starts, ends = split_words(tf.constant([text.encode() for text in texts]))
