@@ -24,6 +24,7 @@ from keras_llm.checkpoints import load_hugging_face
 from keras_llm.corpora.corpus import HashRange
 from keras_llm.corpora.files import read_rows
 from keras_llm.models import BertBackbone
+from keras_llm.models.encoder import EncoderBackbone
 from keras_llm.tasks import TextClassifier
 from keras_llm.tokenizers import WordPieceTokenizer
 
@@ -91,9 +92,10 @@ class Kind:
         columns: Tuple of str, what a row has.
         read: Function of data, names of the columns by `columns`, and settings. Returns the
             examples: a tuple of lists, the first arguments of the task's `fit`.
+        backbone: Class of the models that the task takes.
         texts: Function of examples. Returns the texts that a new tokenizer is trained on.
-        arguments: Function of examples. Returns arguments of the class that they decide; `classes`
-            must be those of the training examples everywhere.
+        arguments: Function of examples. Returns the arguments of the class that are lists of names
+            in the examples, such as `classes`. Other examples may have no further names.
         fit_settings: Tuple of str, which settings are arguments of `fit`.
         tune: Function of model and validation examples. Sets what is not trained by gradients, and
             returns figures.
@@ -107,6 +109,7 @@ class Kind:
     task: type
     columns: tuple
     read: Callable
+    backbone: type = EncoderBackbone
     texts: Callable = lambda examples: examples[0]
     arguments: Callable = lambda examples: {}
     fit_settings: tuple = ()
@@ -281,13 +284,13 @@ def _split(examples, share, seed):
 
 def _check_classes(kind, arguments, examples, data, other):
     """Raises ValueError where other examples have classes that the model is not built for."""
-    known = arguments.get("classes", ())
-    unknown = sorted(set(kind.arguments(examples).get("classes", ())) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{other} has labels that {data} does not have: {unknown[:10]}. The model knows "
-            f"{known[:20]}. Give the same labels the same names in both."
-        )
+    for argument, names in kind.arguments(examples).items():
+        known = arguments[argument]
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(
+                f"{other} has labels that {data} does not have: {unknown[:10]}. The model knows "
+                f"{known[:20]}. Give the same labels the same names in both."
+            )
 
 
 def _rows(data, columns):
@@ -342,6 +345,11 @@ def _load(kind, options, train):
         tokenizer = WordPieceTokenizer.train(kind.texts(train), options.vocabulary_size)
         return getattr(BertBackbone, options.model)(tokenizer.vocabulary_size()), tokenizer
     backbone, tokenizer = load_hugging_face(options.model)
+    if not isinstance(backbone, kind.backbone):
+        raise ValueError(
+            f"{options.model} is a {type(backbone).__name__}; {options.task} takes models that are "
+            f"a {kind.backbone.__name__}."
+        )
     if tokenizer is None:
         raise ValueError(f"{options.model} has no tokenizer. Put its files into the folder.")
     return backbone, tokenizer

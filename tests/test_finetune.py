@@ -12,7 +12,7 @@ from keras_llm import finetune, serving
 from keras_llm.checkpoints import save_hugging_face
 from keras_llm.corpora.files import read_rows
 from keras_llm.finetune import Options
-from keras_llm.models import BertBackbone
+from keras_llm.models import BertBackbone, GPT2Backbone
 from keras_llm.tasks import TextClassifier
 from keras_llm.tokenizers import WordPieceTokenizer
 
@@ -248,3 +248,17 @@ def test_a_data_set_by_its_name():
     )
     assert len(examples[0]) == len(examples[1]) == 233
     assert "Whig" in examples[1]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        (lambda: GPT2Backbone(60, **SMALL, max_sequence_length=16), "GPT2Backbone; classify takes"),
+        (lambda: BertBackbone(60, **SMALL, max_sequence_length=16), "has no tokenizer"),
+    ],
+)
+def test_models_that_do_not_fit(tmp_path, backbone, message):
+    save_hugging_face(backbone(), tmp_path / "model")
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(100)]
+    with pytest.raises(ValueError, match=message):
+        finetune.run(options(tmp_path, rows, model=str(tmp_path / "model")))

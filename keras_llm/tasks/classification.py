@@ -45,7 +45,8 @@ class TextClassifier(TextTask):
         multi_label: bool. False: a text has one class, the probabilities of all classes add up to
             1 (softmax). True: each class is a question of its own (sigmoid), and the labels of a
             text are a tuple of names, which may be empty.
-        threshold: float, with `multi_label`: the probability from which on a class is given.
+        threshold: float in (0, 1), with `multi_label`: the probability from which on a class is
+            given. It may be set later, like `abstain_below`.
         abstain_below: float, without `multi_label`: where the highest probability is below, the
             label is `abstain_label`; None always names a class. Probabilities should be calibrated.
         abstain_label: str, what stands where no class is named.
@@ -54,7 +55,7 @@ class TextClassifier(TextTask):
     Raises:
         ValueError: fewer than two classes (one with `multi_label`), or a name twice or empty;
             `sequence_length` is more than the backbone has positions; the tokenizer has more tokens
-            than the backbone; another `pooling`; `abstain_below` with `multi_label`, or
+            than the backbone; another `pooling` or `threshold`; `abstain_below` with `multi_label`, or
             `abstain_label` is a class.
 
     Example:
@@ -94,6 +95,8 @@ class TextClassifier(TextTask):
         _check_classes(classes, multi_label)
         if pooling not in ("cls", "mean"):
             raise ValueError(f'pooling must be "cls" or "mean", not {pooling!r}.')
+        if not 0.0 < threshold < 1.0:
+            raise ValueError(f"threshold must be more than 0 and less than 1, not {threshold}.")
         if abstain_below is not None and multi_label:
             raise ValueError(
                 "abstain_below is for one label a text. With multi_label, no label is given where "

@@ -174,6 +174,7 @@ def test_unknown_label_in_a_dataset():
         ({"classes": [""], "multi_label": True}, "one or more"),
         ({"multi_label": True, "abstain_below": 0.5}, "for one label a text"),
         ({"abstain_label": "positive"}, "is a class"),
+        ({"threshold": 0.0}, "threshold must be"),
     ],
 )
 def test_parts_that_do_not_fit(arguments, message):
@@ -241,7 +242,7 @@ def test_several_labels_are_saved_and_exported(tmp_path, trained_tagger):
     assert served["labels"][3] == ["film", "quality", ""]
     np.testing.assert_allclose(served["probabilities"], expected["probabilities"], atol=1e-6)
 
-    trained_tagger.threshold = 0.0  # it may change later: all classes are given now
+    trained_tagger.threshold = 1e-9  # it may change later: all classes are given now
     trained_tagger.save(tmp_path / "tagger.keras")
     trained_tagger.threshold = 0.5
     loaded = keras.models.load_model(tmp_path / "tagger.keras")
