@@ -55,8 +55,8 @@ class TextClassifier(TextTask):
     Raises:
         ValueError: fewer than two classes (one with `multi_label`), or a name twice or empty;
             `sequence_length` is more than the backbone has positions; the tokenizer has more tokens
-            than the backbone; another `pooling` or `threshold`; `abstain_below` with `multi_label`, or
-            `abstain_label` is a class.
+            than the backbone; another `pooling` or `threshold`; `abstain_below` with
+            `multi_label`, or `abstain_label` is a class.
 
     Example:
         >>> from keras_llm.models import BertBackbone
