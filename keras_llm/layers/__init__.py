@@ -5,6 +5,7 @@ Masks are boolean everywhere, True where a position may be attended to.
 
 from keras_llm.layers.attention import MultiHeadAttention, scaled_dot_product_attention
 from keras_llm.layers.blocks import CausalBlock, DecoderBlock, EncoderBlock
+from keras_llm.layers.crf import CRF, crf_decode, crf_log_likelihood, crf_marginals
 from keras_llm.layers.feed_forward import FeedForward, gelu, gelu_approximate
 from keras_llm.layers.heads import (
     LanguageModelHead,
@@ -25,6 +26,7 @@ from keras_llm.layers.relative_attention import (
 )
 
 __all__ = [
+    "CRF",
     "CausalBlock",
     "DecoderBlock",
     "EncoderBlock",
@@ -41,6 +43,9 @@ __all__ = [
     "RotaryEmbedding",
     "SinePositionEncoding",
     "TwoStreamBlock",
+    "crf_decode",
+    "crf_log_likelihood",
+    "crf_marginals",
     "gelu",
     "gelu_approximate",
     "scaled_dot_product_attention",

@@ -3,6 +3,7 @@
 from keras_llm.objectives.bert_examples import bert_examples
 from keras_llm.objectives.causal_lm import causal_lm_examples
 from keras_llm.objectives.denoising import Denoising, denoising_examples
+from keras_llm.objectives.dialogue import dialogue_examples
 from keras_llm.objectives.full_sentences import masked_lm_examples
 from keras_llm.objectives.masked_lm import MaskedLM
 from keras_llm.objectives.next_sentence import SentencePair, sentence_pairs
@@ -19,6 +20,7 @@ __all__ = [
     "bert_examples",
     "causal_lm_examples",
     "denoising_examples",
+    "dialogue_examples",
     "masked_lm_examples",
     "permutation_lm_examples",
     "read_pairs",

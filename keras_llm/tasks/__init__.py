@@ -2,6 +2,7 @@
 
 # A saved task is loaded with its backbone and tokenizer: their classes must be known to Keras.
 from keras_llm import models, tokenizers  # noqa: F401
+from keras_llm.tasks.chat import Chat
 from keras_llm.tasks.classification import TextClassifier
 from keras_llm.tasks.embedding import TextEmbedder
 from keras_llm.tasks.preprocessing import (
@@ -12,6 +13,7 @@ from keras_llm.tasks.preprocessing import (
 from keras_llm.tasks.translation import Translator
 
 __all__ = [
+    "Chat",
     "EncoderPreprocessor",
     "TextClassifier",
     "TextClassifierPreprocessor",
