@@ -132,7 +132,8 @@ def evaluate(
 def _describe(corpus):
     """Returns what the data set is, and the beginning and the metadata of its first document."""
     first = next(iter(corpus))
-    metadata = {name: value for name, value in first.metadata.items() if name != "words"}
+    long = ("words", "questions")
+    metadata = {name: value for name, value in first.metadata.items() if name not in long}
     return f"{corpus}\n\n{first.text[:400]} …\n{metadata}"
 
 

@@ -327,8 +327,8 @@ def read_state_of_the_union_qa() -> Iterator[Document]:
 STATE_OF_THE_UNION_QA = QuestionCorpus(
     name="state_of_the_union_qa",
     read=read_state_of_the_union_qa,
-    description="Passages of the State of the Union addresses with four questions about each, "
-    "written by hand in SQuAD 2.0's form; speeches in the parts of state_of_the_union.",
+    description="Passages of the State of the Union addresses with four questions about each, in "
+    "SQuAD 2.0's form; speeches in the parts of state_of_the_union.",
     language="en",
     licence="passages public domain, questions Apache-2.0",
     source="written for keras-llm",
