@@ -89,8 +89,8 @@ def dialogue_examples(
         [0 0 1 1 1 1 1 0 0]
     """
     streams.check_rereadable(dialogues)
-    if sequence_length < 4:
-        raise ValueError(f"sequence_length={sequence_length} must be at least 4.")
+    if sequence_length < 5:  # a turn and a reply of one token at least, each closed
+        raise ValueError(f"sequence_length={sequence_length} must be at least 5.")
     if sum(1 for _ in _turns(dialogues)) == 0:  # reads, and checks, all of them
         raise ValueError("There are no dialogues.")
 
