@@ -26,7 +26,7 @@ def test_data_shows_one():
 def test_an_unknown_name_is_one_line_and_no_traceback():
     result = keras_llm("data", "state_of_teh_union")
     assert result.exit_code == 1
-    assert "Did you mean 'state_of_the_union'" in result.output
+    assert "Did you mean 'state_of_the_union' or 'state_of_the_union_qa'?" in result.output
     assert "Traceback" not in result.output
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_llm.objectives import streams
 
 
-def lay_turns(turns: Sequence[Sequence[int]], tokenizer, room: int) -> tuple[list[int], int]:
+def lay_turns(turns: Sequence[Sequence[int]], tokenizer, room: int) -> list[int]:
     """Lays turns end to end, as a model reads them; where room is short, the oldest go.
 
     Args:
@@ -22,23 +22,23 @@ def lay_turns(turns: Sequence[Sequence[int]], tokenizer, room: int) -> tuple[lis
         room: int, tokens at most. Of a last turn that is longer alone, the end is kept.
 
     Returns:
-        The pair of ids, `[start] turn [end] turn [end] ...`, and how many turns they hold.
+        The ids, `[start] turn [end] turn [end] ...`.
 
     Example:
         >>> from types import SimpleNamespace
         >>> tokenizer = SimpleNamespace(start_token_id=1, end_token_id=2)
         >>> lay_turns([[10, 11], [20], [30]], tokenizer, room=9)
-        ([1, 10, 11, 2, 20, 2, 30, 2], 3)
+        [1, 10, 11, 2, 20, 2, 30, 2]
         >>> lay_turns([[10, 11], [20], [30]], tokenizer, room=7)
-        ([1, 20, 2, 30, 2], 2)
+        [1, 20, 2, 30, 2]
     """
-    ids, held = [], 0
+    ids = []
     for turn in reversed(turns):
         closed = [*turn, tokenizer.end_token_id]
-        if held and 1 + len(closed) + len(ids) > room:
+        if ids and 1 + len(closed) + len(ids) > room:
             break
-        ids, held = closed + ids, held + 1
-    return [tokenizer.start_token_id, *ids[max(len(ids) + 1 - room, 0) :]], held
+        ids = closed + ids
+    return [tokenizer.start_token_id, *ids[max(len(ids) + 1 - room, 0) :]]
 
 
 def dialogue_examples(
@@ -89,8 +89,8 @@ def dialogue_examples(
         [0 0 1 1 1 1 1 0 0]
     """
     streams.check_rereadable(dialogues)
-    if sequence_length < 4:
-        raise ValueError(f"sequence_length={sequence_length} must be at least 4.")
+    if sequence_length < 5:  # a turn and a reply of one token at least, each closed
+        raise ValueError(f"sequence_length={sequence_length} must be at least 5.")
     if sum(1 for _ in _turns(dialogues)) == 0:  # reads, and checks, all of them
         raise ValueError("There are no dialogues.")
 
@@ -131,7 +131,7 @@ def _rows(turns: list[str], tokenizer, length: int) -> Iterator[tuple]:
         if sum(lengths[start:stop]) > length:  # two turns that are too long
             replies = [replies[0][: length // 2]]
             first = first[-(length - len(replies[0]) - 2) :]
-        ids, _ = lay_turns([first, *replies], tokenizer, room=length + 1)
+        ids = lay_turns([first, *replies], tokenizer, room=length + 1)
         row = np.array(ids, "int32")
         places = np.arange(length)
         real = places < len(row) - 1

@@ -89,7 +89,7 @@ class Chat:
 
     def _written(self, turns, seed):
         end, room = self.tokenizer.end_token_id, self.length - self.max_reply
-        ids, _ = lay_turns(self.tokenizer.encode_batch(turns), self.tokenizer, room)
+        ids = lay_turns(self.tokenizer.encode_batch(turns), self.tokenizer, room)
         inputs = {
             "token_ids": np.pad(ids, (0, self.length - len(ids)))[None].astype("int32"),
             "padding_mask": np.arange(self.length)[None] < len(ids),  # (1, length)

@@ -86,6 +86,14 @@ def test_what_is_no_dialogue(dialogues, error, message):
         dialogue_examples(dialogues, TOKENIZER, 2, 16)
 
 
+def test_the_shortest_row():
+    assert [[a for a, _ in row] for row in rows_of([["w1 w2 w3", "w4 w5 w6"]], length=5)] == [
+        [START, TOKENIZER.token_to_id("w3"), END, *TOKENIZER.encode("w4 w5")]
+    ]
+    with pytest.raises(ValueError, match="sequence_length=4 must be at least 5"):
+        dialogue_examples([["w1", "w2"]], TOKENIZER, 1, 4)
+
+
 def test_a_corpus_of_dialogues():
     corpus = corpora.load("dialogues_zh")
     tokenizer = WordPieceTokenizer.train(corpus.texts(), 1200)
@@ -100,7 +108,8 @@ def test_a_corpus_of_dialogues():
     st.lists(st.lists(st.integers(10, 20), max_size=5), min_size=1, max_size=6), st.integers(3, 40)
 )
 def test_the_oldest_turns_go_first(turns, room):
-    ids, held = lay_turns(turns, TOKENIZER, room)
+    ids = lay_turns(turns, TOKENIZER, room)
+    held = ids.count(END)
     assert len(ids) <= room and ids[0] == START and ids[-1] == END
     kept = [token for turn in turns[len(turns) - held :] for token in [*turn, END]]
     assert ids[1:] == kept[max(len(kept) + 1 - room, 0) :]
