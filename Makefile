@@ -20,12 +20,14 @@ help: ## List the commands
 
 venv: .venv/ready-to-test ## Make .venv with everything pinned: package, notebooks, tests
 
+# The pip that comes with Python 3.11 cannot build seqeval, which is published as sources alone.
 .venv/ready-to-run: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
 		f"Python 3.11 to 3.13 is needed; $(PYTHON) is {sys.version.split()[0]}. " \
 		"Name another: make PYTHON=python3.12")'
 	@echo "Installing the pinned requirements into .venv. The first time this fetches about 1 GB."
 	@$(PYTHON) -m venv .venv
+	@$(PIP) pip==26.3
 	@$(PIP) --requirement requirements.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
