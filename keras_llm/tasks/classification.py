@@ -24,153 +24,18 @@ from keras_llm.tasks.text_task import TextTask, as_strings, check_sequence_lengt
 from keras_llm.training import AdamW, GlobalMeanBinaryCrossentropy, GlobalMeanCrossentropy
 
 
-@keras.saving.register_keras_serializable(package="keras_llm")
-class TextClassifier(TextTask):
-    """A backbone with a layer that tells classes apart: `fit`, `evaluate`, `predict` on strings.
+class Classifier(TextTask):
+    """A task that names classes; how it scores them is what a subclass is.
 
-    "BERT" (Devlin et al., 2018), section 4.1: the vector of the text, dropout, one dense layer.
-
-    Args:
-        backbone: an encoder such as `keras_llm.models.BertBackbone`, ours or KerasHub's. One
-            without a `pooled_output`, such as RoBERTa, gets a new layer for it.
-        tokenizer: the tokenizer that the backbone was pretrained with.
-        classes: list of str, the names of the classes.
-        sequence_length: int, the most tokens of a text; the rest is cut off. By default what the
-            backbone takes, 128 at most.
-        dropout: float in [0, 1), on the vector of the text.
-        pooling: str, where the vector of the text comes from. "cls" is the first token, `[CLS]`,
-            put through a layer, as in BERT. "mean" puts the mean over all tokens through that layer
-            ("Sentence-BERT", Reimers and Gurevych, 2019, section 3): better where pretraining was
-            too short for `[CLS]` to learn to sum up a text.
-        multi_label: bool. False: a text has one class, the probabilities of all classes add up to
-            1 (softmax). True: each class is a question of its own (sigmoid), and the labels of a
-            text are a tuple of names, which may be empty.
-        threshold: float in (0, 1), with `multi_label`: the probability from which on a class is
-            given. It may be set later, like `abstain_below`.
-        abstain_below: float, without `multi_label`: where the highest probability is below, the
-            label is `abstain_label`; None always names a class. Probabilities should be calibrated.
-        abstain_label: str, what stands where no class is named.
-        **kwargs: `name`, `compile` of `keras_hub.models.Task`.
-
-    Raises:
-        ValueError: fewer than two classes (one with `multi_label`), or a name twice or empty;
-            `sequence_length` is more than the backbone has positions; the tokenizer has more tokens
-            than the backbone; another `pooling` or `threshold`; `abstain_below` with
-            `multi_label`, or `abstain_label` is a class.
-
-    Example:
-        >>> from keras_llm.models import BertBackbone
-        >>> from keras_llm.tokenizers import WordPieceTokenizer
-        >>> keras.utils.set_random_seed(0)
-        >>> texts = ["你好，世界！", "再见，世界！"] * 8
-        >>> labels = ["greeting", "farewell"] * 8
-        >>> tokenizer = WordPieceTokenizer.train(texts, vocabulary_size=22)
-        >>> model = TextClassifier(BertBackbone.tiny(22), tokenizer, ["farewell", "greeting"])
-        >>> model.compile(optimizer=AdamW(1e-3))
-        >>> history = model.fit(texts, labels, epochs=8, verbose=0)
-        >>> model.predict(["你好！"], verbose=0)["label"].tolist()
-        ['greeting']
+    A subclass has `classes`, their names, a `TextClassifierPreprocessor` as `preprocessor`, and a
+    `TemperatureScaling` as `temperature_scaling`, which all logits (batch, classes) go through.
     """
 
     targets_name = "labels"
-
-    def __init__(
-        self,
-        backbone,
-        tokenizer,
-        classes,
-        sequence_length=None,
-        dropout=0.1,
-        pooling="cls",
-        multi_label=False,
-        threshold=0.5,
-        abstain_below=None,
-        abstain_label="",
-        **kwargs,
-    ):
-        limit = getattr(backbone, "max_sequence_length", None) or 128
-        sequence_length = sequence_length or min(limit, 128)
-        check_sequence_length(sequence_length, limit)
-        check_vocabulary(tokenizer, backbone)
-        _check_classes(classes, multi_label)
-        if pooling not in ("cls", "mean"):
-            raise ValueError(f'pooling must be "cls" or "mean", not {pooling!r}.')
-        if not 0.0 < threshold < 1.0:
-            raise ValueError(f"threshold must be more than 0 and less than 1, not {threshold}.")
-        if abstain_below is not None and multi_label:
-            raise ValueError(
-                "abstain_below is for one label a text. With multi_label, no label is given where "
-                "all probabilities are below `threshold`."
-            )
-        if abstain_label in classes:
-            raise ValueError(f"abstain_label={abstain_label!r} is a class: choose another word.")
-
-        # === Layers ===
-        self.backbone = backbone
-        self.preprocessor = TextClassifierPreprocessor(
-            tokenizer,
-            classes,
-            sequence_length,
-            segments="segment_ids" in backbone.input,
-            multi_label=multi_label,
-        )
-        pooled_dense = getattr(backbone, "pooled_dense", None)
-        if pooled_dense is None:
-            pooled_dense = self.pooled_dense = keras.layers.Dense(
-                backbone.hidden_dim,
-                activation="tanh",
-                kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
-                dtype=backbone.dtype_policy,
-                name="pooled_dense",
-            )
-        self.output_dropout = keras.layers.Dropout(
-            dropout, dtype=backbone.dtype_policy, name="output_dropout"
-        )
-        self.output_dense = keras.layers.Dense(
-            len(classes),
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
-            dtype="float32",  # logits keep their digits under every precision
-            name="output_dense",
-        )
-        self.temperature_scaling = TemperatureScaling(dtype="float32", name="temperature_scaling")
-
-        # === Functional Model ===
-        encoded = backbone(backbone.input)
-        x = sequence_output(encoded)  # (batch, length, hidden_dim)
-        if pooling == "mean":
-            average = keras.layers.GlobalAveragePooling1D(dtype=backbone.dtype_policy)
-            pooled = pooled_dense(average(x, mask=backbone.input["padding_mask"]))
-        elif isinstance(encoded, dict):
-            pooled = encoded["pooled_output"]  # (batch, hidden_dim)
-        else:
-            pooled = pooled_dense(x[:, 0])
-        logits = self.output_dense(self.output_dropout(pooled))  # (batch, classes)
-        self.multi_label, self.threshold = multi_label, threshold  # `super` compiles by them
-        super().__init__(inputs=backbone.input, outputs=self.temperature_scaling(logits), **kwargs)
-
-        # === Config ===
-        self.classes = list(classes)
-        self.sequence_length = sequence_length
-        self.dropout = dropout
-        self.pooling = pooling
-        self.abstain_below = abstain_below
-        self.abstain_label = abstain_label
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "tokenizer": keras.saving.serialize_keras_object(self.preprocessor.tokenizer),
-            "classes": self.classes,
-            "sequence_length": self.sequence_length,
-            "dropout": self.dropout,
-            "pooling": self.pooling,
-            "multi_label": self.multi_label,
-            "threshold": self.threshold,
-            "abstain_below": self.abstain_below,
-            "abstain_label": self.abstain_label,
-            "name": self.name,
-        }
+    multi_label = False
+    threshold = 0.5
+    abstain_below = None
+    abstain_label = ""
 
     def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", **kwargs):
         """Sets up training; by default with cross-entropy and accuracy.
@@ -415,6 +280,153 @@ class TextClassifier(TextTask):
             )
 
 
+@keras.saving.register_keras_serializable(package="keras_llm")
+class TextClassifier(Classifier):
+    """A backbone with a layer that tells classes apart: `fit`, `evaluate`, `predict` on strings.
+
+    "BERT" (Devlin et al., 2018), section 4.1: the vector of the text, dropout, one dense layer.
+
+    Args:
+        backbone: an encoder such as `keras_llm.models.BertBackbone`, ours or KerasHub's. One
+            without a `pooled_output`, such as RoBERTa, gets a new layer for it.
+        tokenizer: the tokenizer that the backbone was pretrained with.
+        classes: list of str, the names of the classes.
+        sequence_length: int, the most tokens of a text; the rest is cut off. By default what the
+            backbone takes, 128 at most.
+        dropout: float in [0, 1), on the vector of the text.
+        pooling: str, where the vector of the text comes from. "cls" is the first token, `[CLS]`,
+            put through a layer, as in BERT. "mean" puts the mean over all tokens through that layer
+            ("Sentence-BERT", Reimers and Gurevych, 2019, section 3): better where pretraining was
+            too short for `[CLS]` to learn to sum up a text.
+        multi_label: bool. False: a text has one class, the probabilities of all classes add up to
+            1 (softmax). True: each class is a question of its own (sigmoid), and the labels of a
+            text are a tuple of names, which may be empty.
+        threshold: float in (0, 1), with `multi_label`: the probability from which on a class is
+            given. It may be set later, like `abstain_below`.
+        abstain_below: float, without `multi_label`: where the highest probability is below, the
+            label is `abstain_label`; None always names a class. Probabilities should be calibrated.
+        abstain_label: str, what stands where no class is named.
+        **kwargs: `name`, `compile` of `keras_hub.models.Task`.
+
+    Raises:
+        ValueError: fewer than two classes (one with `multi_label`), or a name twice or empty;
+            `sequence_length` is more than the backbone has positions; the tokenizer has more tokens
+            than the backbone; another `pooling` or `threshold`; `abstain_below` with
+            `multi_label`, or `abstain_label` is a class.
+
+    Example:
+        >>> from keras_llm.models import BertBackbone
+        >>> from keras_llm.tokenizers import WordPieceTokenizer
+        >>> keras.utils.set_random_seed(0)
+        >>> texts = ["你好，世界！", "再见，世界！"] * 8
+        >>> labels = ["greeting", "farewell"] * 8
+        >>> tokenizer = WordPieceTokenizer.train(texts, vocabulary_size=22)
+        >>> model = TextClassifier(BertBackbone.tiny(22), tokenizer, ["farewell", "greeting"])
+        >>> model.compile(optimizer=AdamW(1e-3))
+        >>> history = model.fit(texts, labels, epochs=8, verbose=0)
+        >>> model.predict(["你好！"], verbose=0)["label"].tolist()
+        ['greeting']
+    """
+
+    def __init__(
+        self,
+        backbone,
+        tokenizer,
+        classes,
+        sequence_length=None,
+        dropout=0.1,
+        pooling="cls",
+        multi_label=False,
+        threshold=0.5,
+        abstain_below=None,
+        abstain_label="",
+        **kwargs,
+    ):
+        limit = getattr(backbone, "max_sequence_length", None) or 128
+        sequence_length = sequence_length or min(limit, 128)
+        check_sequence_length(sequence_length, limit)
+        check_vocabulary(tokenizer, backbone)
+        check_classes(classes, multi_label)
+        if pooling not in ("cls", "mean"):
+            raise ValueError(f'pooling must be "cls" or "mean", not {pooling!r}.')
+        if not 0.0 < threshold < 1.0:
+            raise ValueError(f"threshold must be more than 0 and less than 1, not {threshold}.")
+        if abstain_below is not None and multi_label:
+            raise ValueError(
+                "abstain_below is for one label a text. With multi_label, no label is given where "
+                "all probabilities are below `threshold`."
+            )
+        if abstain_label in classes:
+            raise ValueError(f"abstain_label={abstain_label!r} is a class: choose another word.")
+
+        # === Layers ===
+        self.backbone = backbone
+        self.preprocessor = TextClassifierPreprocessor(
+            tokenizer,
+            classes,
+            sequence_length,
+            segments="segment_ids" in backbone.input,
+            multi_label=multi_label,
+        )
+        pooled_dense = getattr(backbone, "pooled_dense", None)
+        if pooled_dense is None:
+            pooled_dense = self.pooled_dense = keras.layers.Dense(
+                backbone.hidden_dim,
+                activation="tanh",
+                kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+                dtype=backbone.dtype_policy,
+                name="pooled_dense",
+            )
+        self.output_dropout = keras.layers.Dropout(
+            dropout, dtype=backbone.dtype_policy, name="output_dropout"
+        )
+        self.output_dense = keras.layers.Dense(
+            len(classes),
+            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            dtype="float32",  # logits keep their digits under every precision
+            name="output_dense",
+        )
+        self.temperature_scaling = TemperatureScaling(dtype="float32", name="temperature_scaling")
+
+        # === Functional Model ===
+        encoded = backbone(backbone.input)
+        x = sequence_output(encoded)  # (batch, length, hidden_dim)
+        if pooling == "mean":
+            average = keras.layers.GlobalAveragePooling1D(dtype=backbone.dtype_policy)
+            pooled = pooled_dense(average(x, mask=backbone.input["padding_mask"]))
+        elif isinstance(encoded, dict):
+            pooled = encoded["pooled_output"]  # (batch, hidden_dim)
+        else:
+            pooled = pooled_dense(x[:, 0])
+        logits = self.output_dense(self.output_dropout(pooled))  # (batch, classes)
+        self.multi_label, self.threshold = multi_label, threshold  # `super` compiles by them
+        super().__init__(inputs=backbone.input, outputs=self.temperature_scaling(logits), **kwargs)
+
+        # === Config ===
+        self.classes = list(classes)
+        self.sequence_length = sequence_length
+        self.dropout = dropout
+        self.pooling = pooling
+        self.abstain_below = abstain_below
+        self.abstain_label = abstain_label
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "tokenizer": keras.saving.serialize_keras_object(self.preprocessor.tokenizer),
+            "classes": self.classes,
+            "sequence_length": self.sequence_length,
+            "dropout": self.dropout,
+            "pooling": self.pooling,
+            "multi_label": self.multi_label,
+            "threshold": self.threshold,
+            "abstain_below": self.abstain_below,
+            "abstain_label": self.abstain_label,
+            "name": self.name,
+        }
+
+
 def _names(names, i):
     """Returns the labels of a text as a list, checked."""
     if isinstance(names, (str, bytes)) or not all(isinstance(name, str) for name in names):
@@ -422,8 +434,16 @@ def _names(names, i):
     return list(names)
 
 
-def _check_classes(classes, multi_label):
-    """Raises ValueError unless there are enough classes, of different names."""
+def check_classes(classes, multi_label):
+    """Refuses classes of which there are not enough, or two with one name.
+
+    Args:
+        classes: list of str, their names.
+        multi_label: bool, whether a text has any number of them; one class is enough then.
+
+    Raises:
+        ValueError: fewer than two classes (one with `multi_label`), or a name twice or empty.
+    """
     classes, least = as_strings(classes, "classes"), 1 if multi_label else 2
     if len(classes) < least or len(set(classes)) < len(classes) or "" in classes:
         raise ValueError(
