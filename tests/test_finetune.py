@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from keras_llm import finetune, serving
+from keras_llm import corpora, finetune, serving
 from keras_llm.checkpoints import save_hugging_face
 from keras_llm.corpora.files import read_rows
 from keras_llm.finetune import Options
@@ -163,6 +163,59 @@ def test_a_new_model_of_several_labels_with_a_share_held_out(tmp_path, monkeypat
     model = keras.models.load_model(tmp_path / "run" / "model.keras")
     assert isinstance(model, TextClassifier)
     assert model.sequence_length == 8
+
+
+TAGGED = [
+    {"words": ["Ada", "met", place], "tags": ["B-person", "O", "B-place"]}
+    for place in ("Rome", "Oslo", "Bonn", "Lima") * 3
+]
+ASKED = [
+    {"question": "Who came?", "context": f"{name} came {when}.", "answer": answer}
+    for name in ("Ada", "Max")
+    for when in ("late", "soon", "then", "now")
+    for answer in (name, "")
+]
+
+
+def test_tagging_and_answering(tmp_path, pretrained):
+    """The same options, whatever the task."""
+    common = {"model": pretrained, "validation_share": 0.3, "batch_size": 4, "epochs": 2}
+    tagged = write(tmp_path / "tagged.jsonl", TAGGED)
+    metrics = finetune.run(Options("tag", tagged, out=str(tmp_path / "tag"), **common))
+    assert {"loss", "accuracy", "precision", "recall", "f1"} <= metrics.keys()
+    assert list(metrics["classes"]) == ["person", "place"]
+    config = json.loads((tmp_path / "tag" / "config.json").read_text())
+    assert config["arguments"] == {"labels": ["person", "place"]}
+
+    sentences = [[row[name] for row in TAGGED] for name in ("words", "tags")]
+    corpora.write_conll(*sentences, tmp_path / "tagged.conll")
+    again = finetune.evaluate(tmp_path / "tag", str(tmp_path / "tagged.conll"))
+    assert again["classes"]["place"]["support"] == 12
+
+    asked = write(tmp_path / "asked.csv", ASKED)
+    settings = {"sequence_length": 16, "stride": 4}
+    options = Options("answer", asked, out=str(tmp_path / "answer"), settings=settings, **common)
+    metrics = finetune.run(options)
+    assert {"exact_match", "f1", "no_answer_exact_match", "na_threshold"} <= metrics.keys()
+    model = keras.models.load_model(tmp_path / "answer" / "model.keras")
+    assert model.na_threshold == pytest.approx(metrics["na_threshold"])
+    again = finetune.evaluate(tmp_path / "answer", "state_of_the_union_qa[validation]")
+    assert 0.0 <= again["exact_match"] <= 100.0
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        ("tag", {"words": ["Ada", "met"], "tags": ["O"]}, r"line 1: .* 2 words and 1 tags"),
+        ("tag", {"words": "", "tags": ""}, "line 1: .* 0 words and 0 tags"),
+        ("answer", ASKED[0] | {"answer": "Bob"}, "line 1: the answer 'Bob' does not stand in"),
+        ("answer", ASKED[0] | {"context": ""}, "line 1: the context is '', not a text"),
+        ("answer", {"question": "Who?"}, "line 1: there is no column 'context'"),
+    ],
+)
+def test_rows_of_other_tasks_that_cannot_be_used(tmp_path, task, row, message):
+    with pytest.raises(ValueError, match=message):
+        finetune.run(options(tmp_path, [row], task=task))
 
 
 def test_copies_are_held_out_together_and_a_seed_chooses_which():

@@ -39,6 +39,29 @@ def sequence_output(encoded):
     return encoded["sequence_output"] if isinstance(encoded, dict) else encoded
 
 
+def without_pooler(weights, backbone):
+    """Leaves out the weights that only the vector of the whole text depends on.
+
+    They have no gradient in a task that reads the vectors of the tokens.
+
+    Args:
+        weights: list of variables.
+        backbone: an encoder, ours or KerasHub's, with or without a pooler.
+
+    Returns:
+        List of variables.
+
+    Example:
+        >>> from keras_llm.models import BertBackbone
+        >>> backbone = BertBackbone.tiny(20)
+        >>> len(backbone.weights) - len(without_pooler(backbone.weights, backbone))  # kernel, bias
+        2
+    """
+    pooler = getattr(backbone, "pooled_dense", None)
+    unread = {id(weight) for weight in pooler.weights} if pooler is not None else ()
+    return [weight for weight in weights if id(weight) not in unread]
+
+
 class EncoderBackbone(keras_hub.models.Backbone):
     """An encoder that sees both directions, normalised after each sum (post-norm).
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_llm.corpora import Answer, Question
-from keras_llm.models.encoder import sequence_output
+from keras_llm.models.encoder import sequence_output, without_pooler
 from keras_llm.models.sizes import check_vocabulary
 from keras_llm.tasks.preprocessing import QuestionAnswererPreprocessor, Windows
 from keras_llm.tasks.text_task import TextTask, as_strings, check_sequence_length
@@ -135,6 +135,11 @@ class QuestionAnswerer(TextTask):
             "na_threshold": self.na_threshold,
             "name": self.name,
         }
+
+    @property
+    def trainable_weights(self):
+        """The weights to train; the vector of the whole text is not read."""
+        return without_pooler(super().trainable_weights, self.backbone)
 
     def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", **kwargs):
         """Sets up training; by default with the cross-entropy of start and end.

@@ -23,7 +23,7 @@ import tensorflow_text
 from keras import ops
 
 from keras_llm.layers import CRF, crf_decode, crf_log_likelihood
-from keras_llm.models.encoder import kernel_initializer, sequence_output
+from keras_llm.models.encoder import kernel_initializer, sequence_output, without_pooler
 from keras_llm.models.sizes import check_vocabulary
 from keras_llm.tasks.preprocessing import TokenClassifierPreprocessor, running_ends
 from keras_llm.tasks.text_task import (
@@ -189,6 +189,11 @@ class TokenClassifier(TextTask):
         }
 
     # === Learning ===
+
+    @property
+    def trainable_weights(self):
+        """The weights to train; the vector of the whole text is not read."""
+        return without_pooler(super().trainable_weights, self.backbone)
 
     def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", **kwargs):
         """Sets up training; by default with the likelihood of the tags and their accuracy.

@@ -23,6 +23,14 @@ def test_every_data_set_is_what_it_says(name):
     assert all((corpus.licence, corpus.source, corpus.description))
 
 
+def test_a_part_by_its_name():
+    corpus = corpora.load("state_of_the_union")
+    assert list(corpora.load("state_of_the_union[test]")) == list(corpus.test)
+    assert str(corpora.load("state_of_the_union_qa[validation]")).startswith("<Corpus state_of")
+    with pytest.raises(ValueError, match=r"no part 'dev'. The parts are train, validation, test"):
+        corpora.load("tang_poems[dev]")
+
+
 def test_state_of_the_union():
     speeches = list(corpora.load("state_of_the_union"))
     assert len(speeches) == 233
