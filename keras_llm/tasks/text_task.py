@@ -7,6 +7,7 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
+from keras_llm.models.encoder import without_pooler
 from keras_llm.training import TrainingMixin
 
 
@@ -132,6 +133,20 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
             return batches.map(lambda rows: tuple(tf.gather(column, rows) for column in columns))
 
         return tf.data.Dataset.range(epochs).flat_map(one_epoch)
+
+
+class TokenTask(TextTask):
+    """A task that reads the vectors of the tokens: the vector of the whole text is not trained."""
+
+    @property
+    def trainable_weights(self):
+        """The weights that `fit` changes."""
+        return without_pooler(super().trainable_weights, self.backbone)
+
+    @property
+    def trainable_variables(self):
+        """The same, where Keras asks for them by this name."""
+        return without_pooler(super().trainable_variables, self.backbone)
 
 
 def as_strings(values, what):

@@ -23,11 +23,11 @@ import tensorflow_text
 from keras import ops
 
 from keras_llm.layers import CRF, crf_decode, crf_log_likelihood
-from keras_llm.models.encoder import kernel_initializer, sequence_output, without_pooler
+from keras_llm.models.encoder import kernel_initializer, sequence_output
 from keras_llm.models.sizes import check_vocabulary
 from keras_llm.tasks.preprocessing import TokenClassifierPreprocessor, running_ends
 from keras_llm.tasks.text_task import (
-    TextTask,
+    TokenTask,
     as_strings,
     batches_of_like_length,
     check_sequence_length,
@@ -65,7 +65,7 @@ class Entity(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class TokenClassifier(TextTask):
+class TokenClassifier(TokenTask):
     """A backbone that gives each word a tag: names, parts of speech.
 
     "Neural Architectures for Named Entity Recognition" (Lample et al., 2016), with an encoder such
@@ -189,11 +189,6 @@ class TokenClassifier(TextTask):
         }
 
     # === Learning ===
-
-    @property
-    def trainable_weights(self):
-        """The weights to train; the vector of the whole text is not read."""
-        return without_pooler(super().trainable_weights, self.backbone)
 
     def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", **kwargs):
         """Sets up training; by default with the likelihood of the tags and their accuracy.
