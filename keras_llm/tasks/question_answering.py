@@ -24,7 +24,7 @@ from keras_llm.corpora import Answer, Question
 from keras_llm.models.encoder import sequence_output
 from keras_llm.models.sizes import check_vocabulary
 from keras_llm.tasks.preprocessing import QuestionAnswererPreprocessor, Windows
-from keras_llm.tasks.text_task import TokenTask, as_strings, check_sequence_length
+from keras_llm.tasks.text_task import ReadsTokens, TextTask, as_strings, check_sequence_length
 from keras_llm.tokenizers.subword import SubwordTokenizer
 from keras_llm.training import AdamW, GlobalMeanCrossentropy
 
@@ -32,7 +32,7 @@ _NEVER = -1e9  # the logit of what cannot be: padding, a span that is none
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class QuestionAnswerer(TokenTask):
+class QuestionAnswerer(ReadsTokens, TextTask):
     """A backbone with a layer that finds where an answer starts and ends.
 
     "BERT" (Devlin et al., 2018), sections 4.2 and 4.3: a dense layer gives each token a score as

@@ -135,8 +135,11 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
         return tf.data.Dataset.range(epochs).flat_map(one_epoch)
 
 
-class TokenTask(TextTask):
-    """A task that reads the vectors of the tokens: the vector of the whole text is not trained."""
+class ReadsTokens:
+    """Mixin for a task that reads the vectors of the tokens: that of the whole text is not trained.
+
+    Put it before the task in the bases.
+    """
 
     @property
     def trainable_weights(self):

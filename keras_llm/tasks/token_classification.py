@@ -27,7 +27,8 @@ from keras_llm.models.encoder import kernel_initializer, sequence_output
 from keras_llm.models.sizes import check_vocabulary
 from keras_llm.tasks.preprocessing import TokenClassifierPreprocessor, running_ends
 from keras_llm.tasks.text_task import (
-    TokenTask,
+    ReadsTokens,
+    TextTask,
     as_strings,
     batches_of_like_length,
     check_sequence_length,
@@ -65,7 +66,7 @@ class Entity(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class TokenClassifier(TokenTask):
+class TokenClassifier(ReadsTokens, TextTask):
     """A backbone that gives each word a tag: names, parts of speech.
 
     "Neural Architectures for Named Entity Recognition" (Lample et al., 2016), with an encoder such
