@@ -7,8 +7,11 @@ Notable:
   on every backend, and stop when nothing can change any more;
 - beam search keeps unfinished and finished sequences apart, so that a short sequence that ended
   early is neither lost nor in the way;
+- `without_repeats` goes around `next_logits`: what was written travels in the cache, so that beams
+  take theirs along;
 - the searches are for encoder-decoders, whose texts begin with a start token. Decoders that go on
-  with a prompt take the samplers of `keras_hub.samplers`, and `RepetitionPenalty` around them.
+  with a prompt take the samplers of `keras_hub.samplers`, and around them `RepetitionPenalty` and
+  `NoRepeatNGram`, alone or one around the other.
 """
 
 import keras
@@ -185,6 +188,46 @@ def beam_search(
     return best[:, 1:], best_scores
 
 
+def without_repeats(next_logits, cache, rows, max_length, n):
+    """Keeps a search from writing the same n tokens twice.
+
+    A token that would complete n tokens which the sequence has already is impossible, as in "A Deep
+    Reinforced Model for Abstractive Summarization" (Paulus et al., 2017), section 2.5, with n of 3.
+
+    Args:
+        next_logits: as in `greedy_search` and `beam_search`.
+        cache: what `next_logits` remembers.
+        rows: int or int scalar tensor, number of sequences: batch, or `batch * num_beams`.
+        max_length: int, as in the search.
+        n: int, at least 2.
+
+    Returns:
+        The pair of `next_logits` and `cache` to search with instead.
+
+    Raises:
+        ValueError: `n` is less than 2.
+
+    Example:
+        >>> def next_logits(tokens, index, cache):  # token 1 is the most probable, then token 2
+        ...     return ops.convert_to_tensor([[0.0, 3.0, 2.0, 1.0]]), cache
+        >>> greedy_search(next_logits, (), 1, 0, 3, max_length=6).numpy().tolist()
+        [[1, 1, 1, 1, 1, 1]]
+        >>> greedy_search(*without_repeats(next_logits, (), 1, 6, n=2), 1, 0, 3, 6).numpy()
+        array([[1, 1, 2, 1, 3, 0]], dtype=int32)
+    """
+    _check_ngram(n)
+    nothing = ops.zeros((rows, max_length), dtype="int32")
+
+    def allowed(tokens, index, cache):
+        written, cache = cache
+        logits, cache = next_logits(tokens, index, cache)
+        written = ops.slice_update(written, (0, index), tokens[:, None])
+        repeats = _would_repeat(written, index + 1, n, logits)
+        return ops.where(repeats, IMPOSSIBLE, logits), (written, cache)
+
+    return allowed, (nothing, cache)
+
+
 @keras.saving.register_keras_serializable(package="keras_llm")
 class RepetitionPenalty(keras_hub.samplers.Sampler):
     """Makes any sampler avoid the tokens that its text has already.
@@ -226,15 +269,10 @@ class RepetitionPenalty(keras_hub.samplers.Sampler):
 
         def penalized(prompt, cache, index):
             logits, hidden_states, cache = next(prompt, cache, index)
-            batch, length = ops.shape(prompt)
-            rows = ops.broadcast_to(ops.arange(batch)[:, None], (batch, length))
-            places = ops.reshape(ops.stack([rows, prompt], axis=-1), (-1, 2))
-            is_written = ops.broadcast_to(ops.arange(length) < index, (batch, length))
-            counts = ops.scatter(
-                places, ops.cast(ops.reshape(is_written, (-1,)), "int32"), ops.shape(logits)
-            )
+            is_written = ops.arange(ops.shape(prompt)[1]) < index  # (length,)
             fallen = ops.where(logits > 0, logits / self.penalty, logits * self.penalty)
-            return ops.where(counts > 0, fallen, logits), hidden_states, cache
+            logits = ops.where(_stand_at(prompt, is_written, logits), fallen, logits)
+            return logits, hidden_states, cache
 
         return self.sampler(penalized, prompt, **kwargs)
 
@@ -243,10 +281,89 @@ class RepetitionPenalty(keras_hub.samplers.Sampler):
         return {"sampler": keras_hub.samplers.serialize(self.sampler), "penalty": self.penalty}
 
 
+@keras.saving.register_keras_serializable(package="keras_llm")
+class NoRepeatNGram(keras_hub.samplers.Sampler):
+    """Keeps any sampler from writing the same n tokens twice.
+
+    A token that would complete n tokens which its text has already is impossible, as in "A Deep
+    Reinforced Model for Abstractive Summarization" (Paulus et al., 2017), section 2.5, with n of 3.
+
+    Args:
+        sampler: name or instance of a sampler of `keras_hub.samplers`, or another such wrapper.
+        n: int, at least 2.
+
+    Raises:
+        ValueError: `n` is less than 2.
+
+    Example:
+        >>> def next_logits(prompt, cache, index):  # token 1 is the most probable, then token 2
+        ...     return ops.convert_to_tensor([[0.0, 3.0, 2.0]]), None, cache
+        >>> sampler, prompt = NoRepeatNGram("greedy", 2), ops.zeros((1, 6), "int32")
+        >>> sampler(next_logits, prompt, index=1).numpy().tolist()
+        [[0, 1, 1, 2, 1, 0]]
+    """
+
+    def __init__(self, sampler, n=3):
+        super().__init__()
+        _check_ngram(n)
+        self.sampler = keras_hub.samplers.get(sampler)
+        self.n = n
+
+    @property
+    def variables(self):
+        """The state of the sampler's seed."""
+        return self.sampler.variables
+
+    def __call__(self, next, prompt, **kwargs):
+        """Goes on with the prompts as the sampler does, without the tokens that would repeat."""
+
+        def allowed(prompt, cache, index):
+            logits, hidden_states, cache = next(prompt, cache, index)
+            repeats = _would_repeat(prompt, index, self.n, logits)
+            return ops.where(repeats, IMPOSSIBLE, logits), hidden_states, cache
+
+        return self.sampler(allowed, prompt, **kwargs)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {"sampler": keras_hub.samplers.serialize(self.sampler), "n": self.n}
+
+
+def _would_repeat(tokens, index, n, logits):
+    """Says what would complete n tokens that stand before `index` already: (batch, vocabulary)."""
+    before = n - 1  # tokens that, with the next one, make n
+    batch, length = ops.shape(tokens)
+    if length < n:
+        return ops.zeros_like(logits, dtype="bool")
+    start = ops.maximum(index - before, 0)
+    last = ops.slice(tokens, (0, start), (batch, before))  # (batch, n - 1)
+    ends = length - before
+    beginnings = ops.stack([tokens[:, i : i + ends] for i in range(before)], axis=-1)
+    repeats = ops.all(beginnings == last[:, None], axis=-1)  # (batch, length - n + 1)
+    repeats = ops.logical_and(repeats, ops.arange(before, length) < index)
+    return _stand_at(tokens[:, before:], repeats, logits)
+
+
+def _stand_at(tokens, chosen, logits):
+    """Says which tokens of the vocabulary stand at chosen places: bool (batch, vocabulary).
+
+    Tokens and places are (batch, length); places may be (length,), the same for all.
+    """
+    rows = ops.broadcast_to(ops.arange(ops.shape(tokens)[0])[:, None], ops.shape(tokens))
+    places = ops.reshape(ops.stack([rows, tokens], axis=-1), (-1, 2))
+    chosen = ops.cast(ops.broadcast_to(chosen, ops.shape(tokens)), "int32")
+    return ops.scatter(places, ops.reshape(chosen, (-1,)), ops.shape(logits)) > 0
+
+
 def _begun(shape, start_id, pad_id, max_length):
     """Returns sequences with their start token and place for `max_length` more."""
     starts = ops.full((*shape, 1), start_id, dtype="int32")
     return ops.concatenate([starts, ops.full((*shape, max_length), pad_id, dtype="int32")], axis=-1)
+
+
+def _check_ngram(n):
+    if n < 2:
+        raise ValueError(f"n={n} must be at least 2, or no token could be written twice.")
 
 
 def _check_length(max_length):

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_llm.generation import RepetitionPenalty, beam_search, greedy_search
+from keras_llm.generation import (
+    NoRepeatNGram,
+    RepetitionPenalty,
+    beam_search,
+    greedy_search,
+    without_repeats,
+)
 
 VOCABULARY, MAX_LENGTH, START, END = 4, 4, 1, 2
 
@@ -99,6 +105,36 @@ def test_few_beams_equal_the_textbook(seed, beams, alpha):
     )
     for row in range(2):
         assert cut(sequences[row]) == textbook_beam_search(table, row, beams, alpha)
+
+
+def log_probability_without_repeats(table, row, sequence, n):
+    """Adds up log-probabilities where no n tokens, the start token among them, stand twice."""
+    code, total, text = 0, 0.0, [START]
+    for i, token in enumerate(sequence):
+        code = code * VOCABULARY + (sequence[i - 1] if i else 0)
+        seen = {tuple(text[j : j + n]) for j in range(len(text) - n + 1)}
+        tokens = [t for t in range(VOCABULARY) if (*text[len(text) - n + 1 :], t) not in seen]
+        if token not in tokens:
+            return -np.inf
+        logits = np.float64(table.logits[row, code])
+        total += logits[token] - np.log(np.exp(logits[tokens]).sum())
+        text.append(token)
+    return total
+
+
+@given(st.integers(0, 10**6), st.sampled_from([2, 3]))
+def test_enough_beams_find_the_best_that_repeats_nothing(seed, n):
+    beams = VOCABULARY**MAX_LENGTH
+    table = Table(seed, repeats=beams)
+    search = without_repeats(table, table.cache, 2 * beams, MAX_LENGTH, n)
+    sequences, scores = beam_search(
+        *search, 2, START, END, MAX_LENGTH, num_beams=beams, length_penalty=0.0
+    )
+    for row in range(2):
+        expected = {s: log_probability_without_repeats(table, row, s, n) for s in all_sequences()}
+        best = max(expected, key=expected.get)
+        assert cut(sequences[row]) == best
+        assert float(scores[row]) == pytest.approx(expected[best], abs=1e-5)
 
 
 @given(st.integers(0, 10**6))
@@ -190,3 +226,49 @@ def test_repetition_penalty_keeps_the_seed_of_its_sampler():
     assert (copy.sampler.k, copy.sampler.seed, copy.penalty) == (3, 7, 1.1)
     with pytest.raises(ValueError, match=r"penalty=0\.5 must be at least 1"):
         RepetitionPenalty("greedy", 0.5)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([2, 3, 4]), st.booleans())
+def test_no_repeat_ngram_equals_brute_force(seed, n, penalized):
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(3, 3)).astype("float32")  # the last token alone counts: it repeats
+    prompt, lengths = rng.integers(0, 3, (2, 9)), [2, 3]
+    prompt *= np.arange(9) < np.array(lengths)[:, None]
+
+    def next_logits(prompt, cache, index):
+        return ops.take(ops.array(table), prompt[:, index - 1], axis=0), None, cache
+
+    sampler = NoRepeatNGram(RepetitionPenalty("greedy", 1.2) if penalized else "greedy", n)
+    mask = np.arange(9) < np.array(lengths)[:, None]
+    written = battery.numpy(sampler(next_logits, ops.array(prompt), index=2, mask=mask))
+    for text, length in zip(written, lengths, strict=True):
+        for i in range(length, 9):
+            seen = {tuple(text[j : j + n]) for j in range(i - n + 1)}
+            logits = table[text[i - 1]].copy()
+            for token in range(3):
+                if penalized and token in text[:i]:
+                    logits[token] *= 1.2 if logits[token] < 0 else 1 / 1.2
+                if (*text[max(i - n + 1, 0) : i], token) in seen:
+                    logits[token] = -np.inf
+            if np.isfinite(logits).any():  # else every token is as good
+                assert text[i] == logits.argmax()
+
+
+def test_no_repeat_ngram_in_a_graph_and_in_a_file():
+    def next_logits(prompt, cache, index):
+        return ops.convert_to_tensor([[0.0, 3.0, 2.0]]), None, cache
+
+    sampler = NoRepeatNGram(keras_hub.samplers.TopKSampler(k=1, seed=7), 2)
+    copy = NoRepeatNGram.from_config(json.loads(json.dumps(sampler.get_config())))
+    assert (copy.n, copy.sampler.k, copy.sampler.seed) == (2, 1, 7)
+    assert copy.variables[0] is copy.sampler.variables[0]
+
+    def write():
+        return copy(next_logits, ops.zeros((1, 6), "int32"), index=1)
+
+    assert battery.numpy(write()).tolist() == [[0, 1, 1, 2, 1, 0]]
+    assert battery.numpy(battery.compiled(write)()).tolist() == [[0, 1, 1, 2, 1, 0]]
+    short = NoRepeatNGram("greedy", 4)(next_logits, ops.zeros((1, 3), "int32"), index=1)
+    assert battery.numpy(short).tolist() == [[0, 1, 1]]
+    with pytest.raises(ValueError, match="n=1 must be at least 2"):
+        NoRepeatNGram("greedy", 1)

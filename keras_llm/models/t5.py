@@ -22,6 +22,8 @@ from keras_llm.models.sizes import check_sizes, check_vocabulary
 from keras_llm.training import AdamW, GlobalMeanCrossentropy, TrainingMixin
 
 SIZES = {  # layers of each stack, heads, d_model, d_ff, d_kv
+    ("tiny", "1.0"): (4, 4, 256, 1024, 64),
+    ("mini", "1.0"): (4, 8, 384, 1536, 64),
     ("small", "1.0"): (6, 8, 512, 2048, 64),
     ("base", "1.0"): (12, 12, 768, 3072, 64),
     ("large", "1.0"): (24, 16, 1024, 4096, 64),
@@ -261,6 +263,16 @@ class T5Backbone(EncoderDecoder):
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "tie_embedding_weights": self.tie_embedding_weights,
         }
+
+    @classmethod
+    def tiny(cls, vocabulary_size, **overrides):
+        """Builds 256 features, 16 million weights ("Scale Efficiently", Tay et al., 2021)."""
+        return cls._sized(vocabulary_size, "tiny", "1.0", overrides)
+
+    @classmethod
+    def mini(cls, vocabulary_size, **overrides):
+        """Builds 384 features, 31 million weights, of the same paper."""
+        return cls._sized(vocabulary_size, "mini", "1.0", overrides)
 
     @classmethod
     def small(cls, vocabulary_size, version="1.0", **overrides):

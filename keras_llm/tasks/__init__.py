@@ -8,12 +8,14 @@ from keras_llm.tasks.embedding import TextEmbedder
 from keras_llm.tasks.preprocessing import (
     EncoderPreprocessor,
     QuestionAnswererPreprocessor,
+    SequenceToSequencePreprocessor,
     TextClassifierPreprocessor,
     TokenClassifierPreprocessor,
-    TranslatorPreprocessor,
 )
 from keras_llm.tasks.question_answering import QuestionAnswerer, squad_scores
 from keras_llm.tasks.retrieval import Found, Passage, Retriever
+from keras_llm.tasks.sequence_to_sequence import SequenceToSequence
+from keras_llm.tasks.summarization import Summarizer, lead_baseline, rouge_scores
 from keras_llm.tasks.token_classification import Entity, TokenClassifier, entity_scores
 from keras_llm.tasks.translation import Translator
 
@@ -26,13 +28,17 @@ __all__ = [
     "QuestionAnswerer",
     "QuestionAnswererPreprocessor",
     "Retriever",
+    "SequenceToSequence",
+    "SequenceToSequencePreprocessor",
+    "Summarizer",
     "TextClassifier",
     "TextClassifierPreprocessor",
     "TextEmbedder",
     "TokenClassifier",
     "TokenClassifierPreprocessor",
     "Translator",
-    "TranslatorPreprocessor",
     "entity_scores",
+    "lead_baseline",
+    "rouge_scores",
     "squad_scores",
 ]

@@ -443,7 +443,7 @@ def _central(tokens, num_tokens):
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class TranslatorPreprocessor(keras_hub.models.Preprocessor):
+class SequenceToSequencePreprocessor(keras_hub.models.Preprocessor):
     """Turns sources and targets into what an encoder-decoder reads and is asked for.
 
     The source is `tokens [SEP]`. The decoder reads `[CLS] tokens` and is asked, at each position,
@@ -452,8 +452,10 @@ class TranslatorPreprocessor(keras_hub.models.Preprocessor):
     Args:
         tokenizer: `keras_llm.tokenizers.WordPieceTokenizer` or another with an end and a padding
             token; targets begin with its start token, or the padding token where it has none.
-        sequence_length: int, the most tokens of a source and of a target, with the end token; the
-            rest of a longer text is cut off.
+        sequence_length: int, the most tokens of a source, with the end token; the rest of a longer
+            text is cut off at its end.
+        target_length: int, the same for targets; None: as for sources.
+        prefix: str, stands before each source, such as "summarize: ": T5 tells its tasks by it.
         **kwargs: `name` of `keras.layers.Layer`.
 
     Call arguments:
@@ -470,7 +472,7 @@ class TranslatorPreprocessor(keras_hub.models.Preprocessor):
     Example:
         >>> from keras_llm.tokenizers import WordPieceTokenizer
         >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "day", "你", "好"]
-        >>> preprocess = TranslatorPreprocessor(WordPieceTokenizer(words), sequence_length=8)
+        >>> preprocess = SequenceToSequencePreprocessor(WordPieceTokenizer(words), 8)
         >>> x, y, weights = preprocess(tf.constant(["good day"]), y=tf.constant(["你好"]))
         >>> x["encoder_token_ids"].numpy().tolist(), x["decoder_token_ids"].numpy().tolist()
         ([[5, 6, 3]], [[2, 7, 8]])
@@ -478,10 +480,12 @@ class TranslatorPreprocessor(keras_hub.models.Preprocessor):
         [[7, 8, 3]]
     """
 
-    def __init__(self, tokenizer, sequence_length=128, **kwargs):
+    def __init__(self, tokenizer, sequence_length=128, target_length=None, prefix="", **kwargs):
         super().__init__(**kwargs)
         self.tokenizer = tokenizer
         self.sequence_length = sequence_length
+        self.target_length = sequence_length if target_length is None else target_length
+        self.prefix = prefix
 
     @property
     def start_token_id(self):
@@ -491,12 +495,12 @@ class TranslatorPreprocessor(keras_hub.models.Preprocessor):
     def call(self, x, y=None, sample_weight=None):
         """Returns the inputs and, with targets, the tokens asked for and their weights."""
         pad = self.tokenizer.pad_token_id
-        source, source_mask = _padded(self._ended(x), pad)
+        source, source_mask = _padded(self.sources(x), pad)
         inputs = {"encoder_token_ids": source, "encoder_padding_mask": source_mask}
         if y is None:
             return inputs
 
-        labels = self._ended(y)  # ragged (batch, None)
+        labels = self.targets(y)  # ragged (batch, None)
         start = tf.fill((labels.nrows(), 1), self.start_token_id)
         read, mask = _padded(tf.concat([start, labels[:, :-1]], axis=1), pad)
         labels, _ = _padded(labels, pad)
@@ -506,16 +510,28 @@ class TranslatorPreprocessor(keras_hub.models.Preprocessor):
         inputs |= {"decoder_token_ids": read, "decoder_padding_mask": mask}
         return inputs, labels, weights
 
-    def _ended(self, texts):
-        """Returns the tokens of each text and the end token, ragged (batch, None)."""
-        tokens = self.tokenizer(tf.convert_to_tensor(texts, tf.string))
-        tokens = tokens[:, : self.sequence_length - 1]
+    def sources(self, texts):
+        """Returns prefix, tokens and end token of each source, ragged (batch, None)."""
+        texts = tf.convert_to_tensor(texts, tf.string)
+        return self._ended(tf.strings.join([self.prefix, texts]), self.sequence_length)
+
+    def targets(self, texts):
+        """Returns tokens and end token of each target, ragged (batch, None)."""
+        return self._ended(tf.convert_to_tensor(texts, tf.string), self.target_length)
+
+    def _ended(self, texts, length):
+        tokens = self.tokenizer(texts)[:, : length - 1]
         end = tf.fill((tokens.nrows(), 1), self.tokenizer.end_token_id)
         return tf.concat([tokens, end], axis=1)
 
     def get_config(self):
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "sequence_length": self.sequence_length}
+        return {
+            **super().get_config(),
+            "sequence_length": self.sequence_length,
+            "target_length": self.target_length,
+            "prefix": self.prefix,
+        }
 
 
 def _padded(rows, pad_token_id):

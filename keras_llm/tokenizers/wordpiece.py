@@ -188,51 +188,21 @@ class WordPieceTokenizer(SubwordTokenizer):
 
     # === Ids to text ===
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Writes ids as readable text, its pieces joined, punctuation and ideographs spaced.
+    def _detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor | tf.RaggedTensor:
+        """Joins pieces, and words with the spaces of print.
 
-        The original spacing and capitals are lost in tokenizing, so this is a good guess, not an
-        inverse.
-
-        Args:
-            ids: ids of one text. `[PAD]`, `[CLS]`, `[SEP]` and `[MASK]` are left out.
-
-        Returns:
-            The text.
-
-        Example:
-            >>> words = ["don", "'", "t", "##s", ",", "(", ")"]
-            >>> tokenizer = WordPieceTokenizer([*SPECIAL_TOKENS.values(), *words])
-            >>> tokenizer.decode(tokenizer.encode("don't, (ts)"))
-            "don't, (ts)"
+        Spacing and capitals are lost in tokenizing: this is a good guess, not an inverse.
         """
-        hidden = self._hidden_ids()
-        tokens = [self.id_to_token(int(i)) for i in ids if int(i) not in hidden]
-        words = []
-        for token in tokens:
-            if token.startswith("##") and len(token) > 2 and words:
-                words[-1] += token[2:]
-            else:
-                words.append(token)
-        return _spaced(words)
-
-    def detokenize(self, inputs) -> list[str]:
-        """Writes a batch of ids as texts with `decode`.
-
-        Args:
-            inputs: ids, a list of lists or a ragged or dense tensor of shape `(batch, None)`.
-
-        Returns:
-            A list of `batch` texts.
-
-        Example:
-            >>> tokenizer = WordPieceTokenizer([*SPECIAL_TOKENS.values(), "a", "cat"])
-            >>> tokenizer.detokenize(tokenizer(["a cat", "a"]))
-            ['a cat', 'a']
-        """
-        if isinstance(inputs, tf.RaggedTensor):
-            inputs = inputs.to_list()
-        return [self.decode(row) for row in inputs]
+        if ids.shape.rank == 1:
+            return self._detokenize(ids[tf.newaxis])[0]
+        if not isinstance(ids, tf.RaggedTensor):
+            ids = tf.RaggedTensor.from_tensor(ids, ragged_rank=ids.shape.rank - 1)
+        tokens = ids.with_flat_values(tf.gather(self._tokens, ids.flat_values))
+        shown = ids.with_flat_values(tf.gather(self._shown, ids.flat_values))
+        texts = tf.strings.reduce_join(tf.ragged.boolean_mask(tokens, shown), -1, separator=" ")
+        if isinstance(texts, tf.RaggedTensor):
+            return texts.with_flat_values(_spaced(texts.flat_values))
+        return _spaced(texts)
 
     # === Vocabulary ===
 
@@ -254,6 +224,9 @@ class WordPieceTokenizer(SubwordTokenizer):
                 token_out_type=tf.int32,
                 unknown_token=self.unk_token,
             )
+            hidden = self._hidden_ids()
+            self._tokens = tf.constant(vocabulary)
+            self._shown = tf.constant([id not in hidden for id in range(len(vocabulary))])
 
     # === Files ===
 
@@ -417,11 +390,21 @@ def _check_tokens(vocabulary: tuple[str, ...]) -> None:
         raise ValueError(f"The vocabulary has an empty token on line {lines[''][0]}. Remove it.")
 
 
-def _spaced(words: list[str]) -> str:
-    """Joins words with the spaces of print."""
-    text = " ".join(words)
-    text = re.sub(f"(?<=[{_UNSPACED}]) | (?=[{_UNSPACED}])", "", text)
-    text = re.sub(r" (?=[.,!?;:%)\]}])|(?<=[(\[{$£€#]) ", "", text)
-    text = re.sub(r"(?<=\w) (['’/–-]) (?=\w)", r"\1", text)  # don't, and/or, twenty-first
-    text = re.sub(r"(?<=\d)([.,]) (?=\d)", r"\1", text)  # 3.5, 10,000
-    return re.sub(r'" (.*?) "', r'"\1"', text)
+# What is set without the space before it, after it or on both sides.
+_SPACES = (
+    (r" ##(\S)", r"\1"),  # a piece that goes on with the word before
+    (rf"([{_UNSPACED}]) ", r"\1"),
+    (rf" ([{_UNSPACED}])", r"\1"),
+    (r" ([.,!?;:%)\]}])", r"\1"),
+    (r"([(\[{$£€#]) ", r"\1"),
+    *[(r"([\pL\pN_]) (['’/–-]) ([\pL\pN_])", r"\1\2\3")] * 2,  # don't, and/or; a-b-c takes two
+    *[(r"(\p{Nd}[.,]) (\p{Nd})", r"\1\2")] * 2,  # 3.5, 10,000
+    (r'" (.*?) "', r'"\1"'),
+)
+
+
+def _spaced(texts: tf.Tensor) -> tf.Tensor:
+    """Takes out the spaces between tokens that print does not have."""
+    for pattern, rewrite in _SPACES:
+        texts = tf.strings.regex_replace(texts, pattern, rewrite)
+    return texts
