@@ -122,9 +122,10 @@ class CausalLM(TrainingMixin):
         )
 
     def get_compile_config(self):
-        """Returns the arguments of `compile`, which a file keeps."""
-        return {
-            **super().get_compile_config(),
+        """Returns the arguments of `compile`, which a file keeps; None without `compile`."""
+        config = super().get_compile_config()
+        return config and {
+            **config,
             "jit_compile": self._wish_for_xla,
             "sampler": keras_hub.samplers.serialize(self.sampler),
         }

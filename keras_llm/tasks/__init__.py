@@ -12,19 +12,28 @@ from keras_llm.tasks.preprocessing import (
     TextClassifierPreprocessor,
     TokenClassifierPreprocessor,
 )
+from keras_llm.tasks.prompting import (
+    CausalPromptPreprocessor,
+    MaskedPromptPreprocessor,
+    PromptClassifier,
+)
 from keras_llm.tasks.question_answering import QuestionAnswerer, squad_scores
 from keras_llm.tasks.retrieval import Found, Passage, Retriever
 from keras_llm.tasks.sequence_to_sequence import SequenceToSequence
 from keras_llm.tasks.summarization import Summarizer, lead_baseline, rouge_scores
 from keras_llm.tasks.token_classification import Entity, TokenClassifier, entity_scores
 from keras_llm.tasks.translation import Translator
+from keras_llm.tasks.zero_shot import ZeroShotClassifier
 
 __all__ = [
+    "CausalPromptPreprocessor",
     "Chat",
     "EncoderPreprocessor",
     "Entity",
     "Found",
+    "MaskedPromptPreprocessor",
     "Passage",
+    "PromptClassifier",
     "QuestionAnswerer",
     "QuestionAnswererPreprocessor",
     "Retriever",
@@ -37,6 +46,7 @@ __all__ = [
     "TokenClassifier",
     "TokenClassifierPreprocessor",
     "Translator",
+    "ZeroShotClassifier",
     "entity_scores",
     "lead_baseline",
     "rouge_scores",

@@ -26,18 +26,22 @@ class TrainingMixin:
     """
 
     def get_compile_config(self):
-        """Returns how the model is compiled, and which of its weights are not trained."""
+        """Returns how the model is compiled, whether it was trained, and which weights are not."""
         config = super().get_compile_config()
+        if not config:
+            return config
         frozen = [i for i, weight in enumerate(self.weights) if not weight.trainable]
-        return {**config, "frozen": frozen} if config else config
+        return {**config, "frozen": frozen, "trained": self.optimizer.built}
 
     def compile_from_config(self, config):
         """Compiles a loaded model as it was; Keras calls it and restores the optimizer's state."""
         config = dict(config)
+        trained = config.pop("trained", True)
         for i in config.pop("frozen", ()):
             self.weights[i].trainable = False
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        if trained:  # else the file has no state for the optimizer
+            self.optimizer.build(self.trainable_variables)
 
     # Methods below exist only where Keras' TensorFlow trainer calls them: `train_step` has other
     # arguments under JAX.
