@@ -1,4 +1,4 @@
-"""The command line: `keras-llm demo`, `data`, `finetune` and `evaluate`."""
+"""The command line: `keras-llm demo`, `data`, `finetune`, `evaluate` and `chat`."""
 
 import ast
 import contextlib
@@ -6,6 +6,7 @@ import enum
 import importlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -64,13 +65,15 @@ def data(
 
 @app.command()
 def finetune(
-    task: Annotated[str, typer.Argument(help="What the model is to do: classify.")],
+    task: Annotated[
+        str, typer.Argument(help="What the model is to do: classify, tag, answer, write, chat.")
+    ],
     data: Annotated[
         str, typer.Option(help="Examples: .jsonl, .csv or .parquet, or the name of a data set.")
     ],
     model: Annotated[
         str,
-        typer.Option(help="Folder or name on the Hugging Face Hub; or a size, tiny to large: new."),
+        typer.Option(help="Folder or name on the Hugging Face Hub; or a size, tiny to xl: new."),
     ],
     out: Annotated[
         str | None, typer.Option(help="The run's folder.", show_default="runs/TASK")
@@ -127,6 +130,42 @@ def evaluate(
     """Measure the model of a run on other examples."""
     with _plain_errors():
         _room("finetune").evaluate(run, data, dict(_pair(text) for text in column or ()), out)
+
+
+@app.command()
+def chat(
+    run: Annotated[str, typer.Argument(help="The folder of a run of `finetune chat`.")],
+    temperature: Annotated[
+        float, typer.Option(help="Less is more predictable, 0 the most probable.", min=0.0)
+    ] = 0.7,
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw from as many of the most probable tokens.", min=1)
+    ] = None,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the most probable that have this probability together.")
+    ] = 0.9,
+    max_reply: Annotated[int | None, typer.Option(help="Tokens of a reply at most.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+):
+    """Talk with the model of a run. /forget begins anew, /quit or the end of input ends."""
+    room = _room("finetune")
+    # The end of input and Ctrl-C end it as /quit does.
+    with _plain_errors(), contextlib.suppress(EOFError, KeyboardInterrupt):
+        conversation = room.converse(run, temperature, top_k, top_p, max_reply, seed)
+        for text in _typed():
+            if text == "/forget":
+                conversation.forget()
+            elif text.startswith("/"):
+                typer.secho(f"There is no {text}; there are /forget and /quit.", err=True)
+            elif text:
+                typer.echo(conversation.reply(text))
+
+
+def _typed():
+    """Streams the lines that people type, or that stand in a file, until /quit."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while (text := input(prompt).strip()) != "/quit":
+        yield text
 
 
 def _describe(corpus):

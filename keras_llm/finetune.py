@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import keras_hub
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -23,13 +25,14 @@ from keras_llm import corpora, serving, training
 from keras_llm.checkpoints import load_hugging_face
 from keras_llm.corpora.corpus import HashRange
 from keras_llm.corpora.files import read_rows
-from keras_llm.models import BertBackbone
+from keras_llm.models import BertBackbone, GPT2Backbone
+from keras_llm.models.decoder import Decoder
 from keras_llm.models.encoder import EncoderBackbone
-from keras_llm.tasks import QuestionAnswerer, TextClassifier, TokenClassifier
-from keras_llm.tokenizers import WordPieceTokenizer
+from keras_llm.tasks import Chat, QuestionAnswerer, TextClassifier, TokenClassifier, language_model
+from keras_llm.tokenizers import BytePairTokenizer, WordPieceTokenizer
 
 CONSOLE = Console(stderr=True)
-SIZES = ("tiny", "mini", "small", "medium", "base", "large")
+SIZES = ("tiny", "mini", "small", "medium", "base", "large", "xl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +43,9 @@ class Options:
         task: String, one of `TASKS`.
         data: String, the examples to train on: a .jsonl, .csv or .parquet file, a folder or pattern
             of them, or the name of a data set or of a part of one, as `corpora.load` takes it.
-        model: String, a folder or name as `checkpoints.load_hugging_face` takes it; or a size of
-            BERT, one of `SIZES`: a new model, and a tokenizer that is trained on the data.
+        model: String, a folder or name as `checkpoints.load_hugging_face` takes it; or a size, one
+            of `SIZES`: a new model, BERT or for texts GPT-2, and a tokenizer that is trained on the
+            data.
         out: String, the run's folder, new or empty.
         validation: String, the examples to choose the best epoch by, as `data`; or None: a share of
             `data`.
@@ -88,18 +92,23 @@ class Kind:
     """What the commands must know of a task.
 
     Args:
-        task: Class of `keras_llm.tasks`, made of `backbone`, `tokenizer` and other arguments.
+        task: Class of `keras_llm.tasks`, or a function that builds a model, of `backbone`,
+            `tokenizer` and other arguments.
         columns: Tuple of str, what a row has.
         read: Function of data, names of the columns by `columns`, and settings. Returns the
             examples: a tuple of lists, the first arguments of the task's `fit`.
         backbone: Class of the models that the task takes.
+        new: Pair of the class of a new model, with methods by the names of sizes, and that of its
+            tokenizer.
         texts: Function of examples. Returns the texts that a new tokenizer is trained on.
         group: Function of the first of an example's values. Examples of one group are held out
             together.
         arguments: Function of examples and settings. Returns the arguments of the class that are
             lists of names in the examples, such as `classes`. Other examples may have no further
             names.
-        fit_settings: Tuple of str, which settings are arguments of `fit`.
+        fit_settings: Dict of the settings that are arguments of `fit`, with their defaults.
+        rows: Function of model and examples. Returns how many rows `fit` makes of them; a step
+            takes as many as the batch size says.
         tune: Function of model and validation examples. Sets what is not trained by gradients, and
             returns figures.
         measure: Function of model and examples. Returns figures: numbers, or dicts of them.
@@ -113,10 +122,12 @@ class Kind:
     columns: tuple
     read: Callable
     backbone: type = EncoderBackbone
+    new: tuple = (BertBackbone, WordPieceTokenizer)
     texts: Callable = lambda examples: examples[0]
     group: Callable = str
     arguments: Callable = lambda examples, settings: {}
-    fit_settings: tuple = ()
+    fit_settings: dict = dataclasses.field(default_factory=dict)
+    rows: Callable = lambda model, examples: len(examples[0])
     tune: Callable = lambda model, examples: {}
     measure: Callable = lambda model, examples: model.evaluate(*examples, verbose=0)
 
@@ -203,10 +214,7 @@ def evaluate(folder, data, columns=None, out=None):
         Traceback (most recent call last):
         FileNotFoundError: no/such/run is not the folder of a run: it has no config.json.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json.")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    folder, config = Path(folder), _config(folder)
     kind = _kind(config["task"])
     examples = _read(kind, data, config["columns"] | (columns or {}), config["settings"])
     names = kind.arguments(examples, config["settings"])
@@ -220,6 +228,55 @@ def evaluate(folder, data, columns=None, out=None):
     return metrics
 
 
+def converse(folder, temperature=0.7, top_k=None, top_p=0.9, max_reply=None, seed=0):
+    """Begins a conversation with the model of a run of the task "chat".
+
+    Args:
+        folder: Path of the run's folder.
+        temperature: Float. 1 draws from the model's probabilities, less prefers the probable
+            tokens, and 0 always takes the most probable.
+        top_k: Int, how many of the most probable tokens to draw from; None: all.
+        top_p: Float in (0, 1], to draw from the most probable tokens that have this probability
+            together ("The Curious Case of Neural Text Degeneration", Holtzman et al., 2020).
+        max_reply: Int, as in `tasks.Chat`.
+        seed: Int, another seed draws other replies.
+
+    Returns:
+        A `tasks.Chat`.
+
+    Raises:
+        ValueError: the run is of another task; a number that is out of its range.
+        FileNotFoundError: there is no such run.
+
+    Example:
+        >>> converse("no/such/run")
+        Traceback (most recent call last):
+        FileNotFoundError: no/such/run is not the folder of a run: it has no config.json.
+    """
+    task = _config(folder)["task"]
+    if task != "chat":
+        raise ValueError(f"The run {folder} learned to {task}. Train one: keras-llm finetune chat.")
+    if temperature < 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
+        raise ValueError(
+            f"temperature={temperature} must be at least 0, top_p={top_p} more than 0 and at most "
+            f"1, top_k={top_k} at least 1."
+        )
+    model = keras.models.load_model(Path(folder) / "model.keras")
+    model.sampler = keras_hub.samplers.GreedySampler()
+    if temperature > 0:
+        k = None if top_k is None else min(top_k, model.backbone.vocabulary_size)
+        model.sampler = keras_hub.samplers.TopPSampler(top_p, k, seed, temperature=temperature)
+    return Chat(model, max_reply)
+
+
+def _config(folder):
+    """Reads what a run was."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def _kind(task):
     if task not in TASKS:
         raise ValueError(f"There is no task {task!r}. There are: {', '.join(TASKS)}.")
@@ -230,10 +287,10 @@ def _check_settings(kind, settings):
     """Raises ValueError for a setting that neither the task's class nor its `fit` takes."""
     known = {
         name
-        for name, parameter in inspect.signature(kind.task.__init__).parameters.items()
+        for name, parameter in inspect.signature(kind.task).parameters.items()
         if parameter.default is not parameter.empty
     }
-    unknown = settings.keys() - known - set(kind.fit_settings)
+    unknown = settings.keys() - known - kind.fit_settings.keys()
     if unknown:
         raise ValueError(
             f"{kind.task.__name__} has no settings {sorted(unknown)}. It has "
@@ -339,7 +396,7 @@ def _build(kind, options, train, arguments):
     model = kind.task(backbone, tokenizer, **arguments, **settings)
     if options.freeze is not None:
         training.freeze(model, options.freeze)
-    steps = math.ceil(len(train[0]) / options.batch_size) * options.epochs
+    steps = math.ceil(kind.rows(model, train) / options.batch_size) * options.epochs
     rate = options.learning_rate or (5e-4 if options.model in SIZES else 5e-5)
     multipliers = None
     if options.layerwise_decay != 1.0:
@@ -352,8 +409,15 @@ def _build(kind, options, train, arguments):
 def _load(kind, options, train):
     """Returns the backbone and its tokenizer, pretrained or new."""
     if options.model in SIZES:
-        tokenizer = WordPieceTokenizer.train(kind.texts(train), options.vocabulary_size)
-        return getattr(BertBackbone, options.model)(tokenizer.vocabulary_size()), tokenizer
+        backbone_cls, tokenizer_cls = kind.new
+        build = getattr(backbone_cls, options.model, None)
+        if build is None:
+            sizes = [size for size in SIZES if hasattr(backbone_cls, size)]
+            raise ValueError(
+                f"{backbone_cls.__name__} has no size {options.model!r}; it has {', '.join(sizes)}."
+            )
+        tokenizer = tokenizer_cls.train(kind.texts(train), options.vocabulary_size)
+        return build(tokenizer.vocabulary_size()), tokenizer
     backbone, tokenizer = load_hugging_face(options.model)
     if not isinstance(backbone, kind.backbone):
         raise ValueError(
@@ -378,7 +442,7 @@ def _fit(kind, options, model, train, validation, folder):
         validation_data=validation,
         seed=options.seed,
         callbacks=recorders,
-        **{k: v for k, v in options.settings.items() if k in kind.fit_settings},
+        **{k: options.settings.get(k, default) for k, default in kind.fit_settings.items()},
     )
 
 
@@ -509,13 +573,61 @@ def _tune_silence(model, validation):
     return {"na_threshold": model.tune_na_threshold(questions, verbose=0)}
 
 
+def _read_texts(data, columns, settings):
+    """Reads texts."""
+    return ([_text(place, "text", row["text"]) for place, row in _rows(data, columns)],)
+
+
+def _read_dialogues(data, columns, settings):
+    """Reads dialogues; in a .csv file their turns are a list as JSON writes it."""
+    dialogues = []
+    for place, row in _rows(data, columns):
+        turns = row["turns"]
+        if isinstance(turns, str) and turns.startswith("["):
+            turns = json.loads(turns)
+        if not isinstance(turns, (list, tuple)) or len(turns) < 2:
+            raise ValueError(
+                f"{place}: the turns are {turns!r:.80}; they must be a list of what two said in "
+                "turn, two texts at least."
+            )
+        dialogues.append([_text(place, "turn", turn) for turn in turns])
+    return (dialogues,)
+
+
+def _measure_texts(model, examples):
+    """Measures a language model, beside the best that takes no notice of what stands before."""
+    (texts,) = examples
+    score = model.score(texts)
+    return {
+        "loss": math.log(score.perplexity),
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte,
+        "unigram_perplexity": _unigram_perplexity(ids[1:] for ids in model.frame(texts)),
+    }
+
+
+def _measure_replies(model, examples):
+    """Measures replies, beside the best that takes no notice of what was said."""
+    (dialogues,) = examples
+    replies = (model.frame([turn])[0][1:] for turns in dialogues for turn in turns[1:])
+    figures = model.evaluate(dialogues, verbose=0)
+    return figures | {"unigram_perplexity": _unigram_perplexity(replies)}
+
+
+def _unigram_perplexity(sequences):
+    """Returns the perplexity of tokens to who knows how frequent each is, and nothing else."""
+    counts = np.bincount(np.concatenate(list(sequences)))
+    shares = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
 TASKS = {
     "classify": Kind(
         TextClassifier,
         columns=("text", "label"),
         read=_read_labels,
         arguments=_classes,
-        fit_settings=("class_weight",),
+        fit_settings={"class_weight": None},
         tune=lambda model, validation: model.calibrate(*validation, verbose=0),
         measure=_measure_classes,
     ),
@@ -538,5 +650,26 @@ TASKS = {
         texts=lambda examples: [f"{q.question} {q.context}" for q in examples[0]],
         group=lambda question: question.context,
         tune=_tune_silence,
+    ),
+    "write": Kind(
+        language_model,
+        columns=("text",),
+        read=_read_texts,
+        backbone=Decoder,
+        new=(GPT2Backbone, BytePairTokenizer),
+        fit_settings={"packed": True},
+        rows=lambda model, examples: model.num_rows(*examples, packed=True),
+        measure=_measure_texts,
+    ),
+    "chat": Kind(
+        language_model,
+        columns=("turns",),
+        read=_read_dialogues,
+        backbone=Decoder,
+        new=(GPT2Backbone, BytePairTokenizer),
+        texts=lambda examples: [turn for turns in examples[0] for turn in turns],
+        group=lambda turns: turns[0],
+        rows=lambda model, examples: model.num_rows(*examples),
+        measure=_measure_replies,
     ),
 }

@@ -71,7 +71,8 @@ def export(model, path):
 def _save(model, folder):
     """Saves the graph of `serve` with the variables it reads."""
     module = tf.Module()
-    module.variables_of_the_model = [variable.value for variable in model.variables]
+    seeds = model.sampler.variables if hasattr(model, "sampler") else []
+    module.variables_of_the_model = [variable.value for variable in (*model.variables, *seeds)]
     module.tokenizer = model.preprocessor.tokenizer  # it may own lookup tables
     names = inspect.signature(model.serve).parameters
     inputs = [tf.TensorSpec([None], tf.string, name) for name in names]

@@ -1,7 +1,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from keras_llm import demo, finetune
+from keras_llm import cli, demo, finetune
 from keras_llm.cli import app
 
 
@@ -70,6 +70,57 @@ def test_evaluate_passes_its_options_on(monkeypatch):
     monkeypatch.setattr(finetune, "evaluate", lambda *arguments: calls.append(arguments))
     assert keras_llm("evaluate", "runs/reviews", "--data", "test.csv").exit_code == 0
     assert calls == [("runs/reviews", "test.csv", {}, None)]
+
+
+class Echo:
+    """A conversation that says what it was asked, and how much it remembers."""
+
+    def __init__(self):
+        self.turns = []
+
+    def reply(self, text):
+        if text == "interrupt":
+            raise KeyboardInterrupt
+        self.turns.append(text)
+        return f"{text} {len(self.turns)}"
+
+    def forget(self):
+        self.turns.clear()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("hello\n\n  who \n/forget\nhello\n", ["hello 1", "who 2", "hello 1"]),
+        ("hello\n/quit\nhello\n", ["hello 1"]),
+        ("hello\ninterrupt\nhello\n", ["hello 1"]),
+        ("/stop\nhello", ["There is no /stop; there are /forget and /quit.", "hello 1"]),
+        ("", []),
+    ],
+)
+def test_chat_goes_on_until_it_is_ended(monkeypatch, typed, said):
+    calls = []
+    monkeypatch.setattr(finetune, "converse", lambda *options: calls.append(options) or Echo())
+    arguments = "chat runs/chat --top-k 5 --seed 3"
+    result = CliRunner().invoke(app, arguments.split(), input=typed)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines() == said
+    assert calls == [("runs/chat", 0.7, 5, 0.9, None, 3)]
+
+
+def test_chat_prompts_people_alone(monkeypatch):
+    prompts, lines = [], iter(["hello", "/quit"])
+    monkeypatch.setattr(finetune, "converse", lambda *options: Echo())
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr("builtins.input", lambda prompt: prompts.append(prompt) or next(lines))
+    cli.chat("runs/chat")
+    assert prompts == ["> ", "> "]
+
+
+def test_chat_needs_a_run():
+    result = keras_llm("chat", "no/such/run")
+    assert result.exit_code == 1
+    assert "no/such/run is not the folder of a run" in result.output
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ Notable:
 - the past of a text is computed once, in pieces of a fixed size, and kept in a cache; so one
   compiled graph serves prompts of all lengths;
 - on TensorFlow the loop is compiled by XLA, which makes a step several times faster;
-- texts in `fit` become one row each; rows that hold several documents end to end come ready, from
-  `objectives.causal_lm_examples`;
+- texts in `fit` become one row each, or with `packed` full rows, laid end to end; of dialogues it
+  learns the replies;
+- `serve` is the same loop from strings to strings, for exports;
 - `perplexity` and `bits_per_byte` are those of every `LanguageModel`.
 """
 
+import functools
 import itertools
 
 import keras
@@ -137,21 +139,32 @@ class CausalLM(TrainingMixin):
         return super().preprocess_samples(x, y, sample_weight)
 
     def fit(
-        self, x=None, y=None, batch_size=None, epochs=1, validation_data=None, seed=0, **kwargs
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        validation_data=None,
+        seed=0,
+        packed=False,
+        **kwargs,
     ):
-        """Trains on texts, or on token ids.
+        """Trains on texts, on dialogues, or on token ids.
 
         Args:
             x: list of str or a `keras_llm.corpora.Corpus`: each text is a row of a batch, of at
-                most the preprocessor's `sequence_length` tokens; the rest is cut off. Or ids: a
-                dataset of batches (x, y, sample_weight), as `objectives.causal_lm_examples` makes
-                it, or the backbone's dict.
+                most the preprocessor's `sequence_length` tokens; the rest is cut off. Or dialogues,
+                list of lists of str, as `objectives.dialogue_examples` lays them. Or ids: a dataset
+                of batches (x, y, sample_weight), as the `objectives` make it, or the backbone's
+                dict.
             y: int32 (rows, length), the token after each one, beside a dict.
             batch_size: int, rows a step, of all replicas together; 32 by default. A dataset has its
                 own.
             epochs: int, passes over the texts.
-            validation_data: texts; or ids, as a dataset or the pair of `x` and `y`.
+            validation_data: as `x`, which may be in a tuple alone or with `y`.
             seed: int, of the order of texts, anew each epoch.
+            packed: bool. Lay texts end to end and cut them into full rows, as
+                `objectives.causal_lm_examples` does: nothing is cut off, and nothing is padding.
             **kwargs: further arguments of `keras.Model.fit`.
 
         Returns:
@@ -161,10 +174,12 @@ class CausalLM(TrainingMixin):
             ValueError: there are no texts, or no tokenizer for them; nothing is trained then.
             TypeError: a single string, or something else than strings among texts.
         """
+        if isinstance(validation_data, tuple) and len(validation_data) == 1:
+            (validation_data,) = validation_data
         if _are_texts(validation_data):
-            validation_data, _ = self._batches(validation_data, batch_size)
+            validation_data, _ = self._batches(validation_data, batch_size, packed=packed)
         if _are_texts(x):
-            x, steps = self._batches(x, batch_size, epochs, seed)
+            x, steps = self._batches(x, batch_size, epochs, seed, packed)
             kwargs = {"steps_per_epoch": steps, **kwargs}
             batch_size = None
         if not isinstance(x, dict):
@@ -173,32 +188,66 @@ class CausalLM(TrainingMixin):
             x, y, batch_size, epochs=epochs, validation_data=validation_data, **kwargs
         )
 
-    def evaluate(self, x=None, y=None, batch_size=None, return_dict=True, **kwargs):
-        """Measures loss, accuracy and perplexity on texts or ids.
+    def evaluate(self, x=None, y=None, batch_size=None, return_dict=True, packed=False, **kwargs):
+        """Measures loss, accuracy and perplexity on texts, dialogues or ids.
 
         Args:
             x: as in `fit`.
             y: as in `fit`.
             batch_size: as in `fit`.
             return_dict: bool. False gives Keras' list without names.
+            packed: bool, as in `fit`.
             **kwargs: further arguments of `keras.Model.evaluate`.
 
         Returns:
             A dict of `loss`, `accuracy` and `perplexity`.
         """
         if _are_texts(x):
-            (x, _), batch_size = self._batches(x, batch_size), None
+            (x, _), batch_size = self._batches(x, batch_size, packed=packed), None
         return super().evaluate(x, y, batch_size, return_dict=return_dict, **kwargs)
 
-    def _batches(self, texts, batch_size, epochs=1, seed=None):
+    def num_rows(self, x, packed=False):
+        """Counts the rows that `fit` makes: as many are a step as `batch_size` says.
+
+        Args:
+            x: texts or dialogues, as in `fit`.
+            packed: bool, as in `fit`.
+
+        Returns:
+            Int.
+        """
+        if not (packed or _are_dialogues(x)):
+            return sum(map(len, blocks_of_texts(x)))
+        return int(self._examples(x)(batch_size=1, training=False).cardinality())
+
+    def _batches(self, texts, batch_size, epochs=1, seed=None, packed=False):
         """Returns batches of texts, and how many an epoch has; shuffled where there is a seed."""
         import tensorflow as tf
 
         from keras_llm.objectives.streams import string_batches
 
         _ = self.tokenizer  # or it is an error, before anything is trained
-        texts = tf.constant([text for block in blocks_of_texts(texts) for text in block])
-        return string_batches(texts, batch_size, epochs, seed)
+        if not (packed or _are_dialogues(texts)):
+            texts = tf.constant([text for block in blocks_of_texts(texts) for text in block])
+            return string_batches(texts, batch_size, epochs, seed)
+        rows = self.num_rows(texts, packed)
+        batch_size = min(batch_size or 32, rows)
+        learning = seed is not None
+        order = {"seed": seed, "epochs": epochs} if learning else {}
+        batches = self._examples(texts)(batch_size=batch_size, training=learning, **order)
+        return batches, max(rows * epochs // batch_size // epochs, 1)
+
+    def _examples(self, texts):
+        """Returns the function that makes rows of dialogues, or full ones of texts."""
+        from keras_llm import objectives
+
+        make, options = objectives.dialogue_examples, {}
+        if not _are_dialogues(texts):
+            texts = [text for block in blocks_of_texts(texts) for text in block]
+            # KerasHub's backbones cannot keep the documents of a row apart.
+            make, options = objectives.causal_lm_examples, {"across_documents": not self._is_ours}
+        length = self.preprocessor.sequence_length
+        return functools.partial(make, texts, self.tokenizer, sequence_length=length, **options)
 
     # === Writing ===
 
@@ -293,6 +342,30 @@ class CausalLM(TrainingMixin):
         stops_before = ops.cumsum(new_stops, axis=1) - new_stops
         return {"token_ids": token_ids, "padding_mask": stops_before == 0}
 
+    def serve(self, text):
+        """What an export computes, as a graph: goes on with texts, by the sampler of `compile`.
+
+        Args:
+            text: string tensor (batch,).
+
+        Returns:
+            A dict of `text`, string (batch,): prompts and continuations.
+        """
+        import tensorflow as tf
+
+        tokenizer, length = self.tokenizer, self.preprocessor.sequence_length
+        prompts = tokenizer.tokenize(text)[:, : length - 1]
+        prompts = tf.concat([tf.fill([tf.shape(text)[0], 1], tokenizer.start_token_id), prompts], 1)
+        token_ids = prompts.to_tensor(tokenizer.pad_token_id, shape=(None, length))
+        padding_mask = tf.sequence_mask(prompts.row_lengths(), length)
+        written = self.generate_step(
+            {"token_ids": token_ids, "padding_mask": padding_mask}, [tokenizer.end_token_id]
+        )
+        token_ids, is_text = written["token_ids"], written["padding_mask"]
+        for token in tokenizer.special_token_ids:
+            is_text = tf.logical_and(is_text, token_ids != token)
+        return {"text": tokenizer.detokenize(tf.ragged.boolean_mask(token_ids, is_text))}
+
     def call_with_cache(self, token_ids, cache, cache_update_index):
         """Reads some more tokens of a text, given the cache of those before.
 
@@ -379,6 +452,7 @@ class CausalLM(TrainingMixin):
                 line[: len(piece)] = piece
             x = {"token_ids": ids[:, :-1], "padding_mask": np.ones_like(ids[:, :-1], bool)}
             logits = self.predict_on_batch(x)  # of padding too, which nothing before it looks at
+            logits = logits[: len(ids)]  # every replica got the whole batch
             log_p = -ops.sparse_categorical_crossentropy(ids[:, 1:], logits, from_logits=True)
             log_p = ops.convert_to_numpy(log_p)  # (texts, longest)
             for line, (row, start, new) in zip(log_p, batch, strict=True):
@@ -389,6 +463,10 @@ class CausalLM(TrainingMixin):
 
 def _are_texts(x):
     return isinstance(x, (str, list)) or hasattr(x, "texts")
+
+
+def _are_dialogues(x):
+    return isinstance(x, list) and len(x) > 0 and isinstance(x[0], (list, tuple))
 
 
 def _padding_last(token_ids, padding_mask):

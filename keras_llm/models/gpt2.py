@@ -50,7 +50,7 @@ class GPT2Backbone(Decoder):
 
     "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019), section 2.3. The
     class methods `small` to `xl` build it in the sizes of table 2; the counts there are too low, as
-    the authors' code says.
+    the authors' code says. `tiny` and `mini` have the sizes of a BERT of this name.
 
     Args:
         vocabulary_size: int, number of tokens.
@@ -172,6 +172,16 @@ class GPT2Backbone(Decoder):
             "dropout": self.dropout,
             "max_sequence_length": self.max_sequence_length,
         }
+
+    @classmethod
+    def tiny(cls, vocabulary_size, **overrides):
+        """Builds 2 layers of 128 features: 0.5 million weights and 128 for each token."""
+        return cls._sized(vocabulary_size, 2, 128, overrides)
+
+    @classmethod
+    def mini(cls, vocabulary_size, **overrides):
+        """Builds 4 layers of 256 features: 3.4 million weights and 256 for each token."""
+        return cls._sized(vocabulary_size, 4, 256, overrides)
 
     @classmethod
     def small(cls, vocabulary_size=50257, **overrides):

@@ -449,17 +449,92 @@ class XLNetForPretraining(TrainingMixin, keras_hub.models.Task):
         for start in range(0, token_ids.shape[1], piece_length):
             ids = token_ids[:, start : start + piece_length]
             batch, length = ids.shape
-            inputs = {
-                "token_ids": ids,
-                "segment_ids": ops.zeros_like(ids),
-                "padding_mask": ops.ones_like(ids, "bool"),
-                "attention_mask": ops.tile(causal_mask(length, length)[None], (batch, 1, 1)),
-                "mask_positions": ops.tile(ops.arange(length)[None], (batch, 1)),
-            }
+            positions = ops.tile(ops.arange(length)[None], (batch, 1))
+            inputs = {**_left_to_right(ids), "mask_positions": positions}
             logits, memory = self.call_with_memory(inputs, memory, memory_length)
             log_p = ops.take_along_axis(ops.log_softmax(logits), ids[:, :, None], axis=2)
             log_probabilities.append(log_p[:, :, 0])
         return ops.concatenate(log_probabilities, axis=1)
+
+    def generate(
+        self,
+        token_ids,
+        max_length,
+        sampler="top_k",
+        memory_length=512,
+        piece_length=512,
+        stop_token_ids=None,
+        seed=0,
+    ):
+        """Goes on with texts, however long: each token is predicted with those before in memory.
+
+        The order of factorization is that of the text, as in `log_probabilities`. A step reads the
+        last token and asks for the next; what was read before is in the memory ("Transformer-XL",
+        Dai et al., 2019, section 3.2), whose size does not grow: the time of a step stays the same.
+
+        Args:
+            token_ids: int (batch, length), the prompts, without padding.
+            max_length: int, tokens of a text, prompt included.
+            sampler: name or instance of a sampler of `keras_hub.samplers`.
+            memory_length: int, the most positions to remember.
+            piece_length: int, tokens of a prompt that are read at once.
+            stop_token_ids: list of int, the tokens after which a text is not gone on with once all
+                have one; None goes on until `max_length`.
+            seed: int, another seed draws other texts.
+
+        Returns:
+            Tensor int32 (batch, max_length). What stands after a stop token means nothing.
+
+        Raises:
+            ValueError: there is no prompt, it is longer than `max_length`, or a length is not a
+                positive integer.
+
+        Example:
+            >>> model = XLNetForPretraining(XLNetBackbone.tiny(vocabulary_size=100))
+            >>> texts = model.generate([[5, 6, 7]], max_length=8, sampler="greedy", memory_length=4)
+            >>> tuple(texts.shape)
+            (1, 8)
+        """
+        check_sizes(memory_length=memory_length, piece_length=piece_length, max_length=max_length)
+        prompts = ops.convert_to_tensor(token_ids, "int32")
+        batch, length = prompts.shape
+        if not 1 <= length <= max_length:
+            raise ValueError(f"A prompt must have 1 to {max_length} tokens; got {length}.")
+        sampler = keras_hub.samplers.get(sampler)
+        for state in sampler.variables:
+            state.assign(ops.array([seed, 0], state.dtype))
+
+        # A memory of one size, of which nothing is real yet: the loop needs fixed shapes.
+        backbone, shape = self.backbone, (batch, memory_length)
+        memory = {
+            "states": ops.zeros(
+                (*shape, backbone.num_layers, backbone.hidden_dim), backbone.compute_dtype
+            ),
+            "padding_mask": ops.zeros(shape, "bool"),
+            "segment_ids": ops.zeros(shape, "int32"),
+        }
+        for start in range(0, length - 1, piece_length):
+            ids = prompts[:, start : min(start + piece_length, length - 1)]
+            _, memory = backbone.encode(_left_to_right(ids), memory, memory_length)
+
+        def next_logits(texts, memory, index):
+            last = ops.slice(texts, (0, index - 1), (batch, 1))
+            # The second is the place of the next token; no stream sees what stands there.
+            inputs = _left_to_right(ops.concatenate([last, last], axis=1))
+            inputs["mask_positions"] = ops.ones((batch, 1), "int32")
+            logits, states = self._run(inputs, memory)
+            read = {name: inputs[name][:, :1] for name in ("padding_mask", "segment_ids")}
+            return logits[:, 0], None, backbone.remember(read, states, memory, memory_length)
+
+        return sampler(
+            next_logits,
+            ops.pad(prompts, ((0, 0), (0, max_length - length))),
+            cache=memory,
+            index=length,
+            mask=ops.broadcast_to(ops.arange(max_length) < length, (batch, max_length)),
+            stop_token_ids=stop_token_ids,
+            model=self,
+        )
 
     def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", **kwargs):
         """Sets up training; by default with the mean loss over the predicted tokens.
@@ -477,3 +552,14 @@ class XLNetForPretraining(TrainingMixin, keras_hub.models.Task):
             weighted_metrics = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
         optimizer = AdamW() if optimizer == "auto" else optimizer
         super().compile(optimizer, loss, weighted_metrics=weighted_metrics, **kwargs)
+
+
+def _left_to_right(token_ids):
+    """Makes the inputs of a piece of a text whose order of factorization is its own."""
+    batch, length = token_ids.shape
+    return {
+        "token_ids": token_ids,
+        "segment_ids": ops.zeros_like(token_ids),
+        "padding_mask": ops.ones_like(token_ids, "bool"),
+        "attention_mask": ops.tile(causal_mask(length, length)[None], (batch, 1, 1)),
+    }

@@ -23,6 +23,7 @@ from keras_llm.tasks.sequence_to_sequence import SequenceToSequence
 from keras_llm.tasks.summarization import Summarizer, lead_baseline, rouge_scores
 from keras_llm.tasks.token_classification import Entity, TokenClassifier, entity_scores
 from keras_llm.tasks.translation import Translator
+from keras_llm.tasks.writing import Writer, distinct_n, language_model, share_that_parses
 from keras_llm.tasks.zero_shot import ZeroShotClassifier
 
 __all__ = [
@@ -46,9 +47,13 @@ __all__ = [
     "TokenClassifier",
     "TokenClassifierPreprocessor",
     "Translator",
+    "Writer",
     "ZeroShotClassifier",
+    "distinct_n",
     "entity_scores",
+    "language_model",
     "lead_baseline",
     "rouge_scores",
+    "share_that_parses",
     "squad_scores",
 ]

@@ -218,6 +218,39 @@ def test_learns_strings_and_writes_them(tokenizer, tmp_path):
 
 
 @needs_tensorflow
+def test_packed_texts_and_dialogues_are_those_of_the_objectives(tokenizer):
+    from keras_llm import objectives
+
+    model = string_model(tokenizer, sequence_length=24)
+    dialogues = [[text, text[:n]] for text in POEMS for n in (2, 5)]
+    for texts, make, packed in (
+        (POEMS * 2, objectives.causal_lm_examples, True),
+        (dialogues, objectives.dialogue_examples, False),
+    ):
+        batches = make(texts, tokenizer, 2, 24, training=False)
+        rows = sum(len(weight) for _, _, weight in batches)
+        assert model.num_rows(texts, packed) == rows > 3
+        expected = model.evaluate(batches, verbose=0)
+        assert model.evaluate(texts, batch_size=2, packed=packed, verbose=0) == expected
+        arguments = {"batch_size": 2, "packed": packed, "validation_data": (texts,)}
+        history = model.fit(texts, epochs=2, verbose=0, **arguments)
+        assert history.history["val_loss"][1] < expected["loss"]
+        assert int(model.optimizer.iterations.numpy()) > 0
+    assert model.num_rows(POEMS) == 2
+
+
+@needs_tensorflow
+def test_serves_what_it_generates(tokenizer):
+    import tensorflow as tf
+
+    model = string_model(tokenizer, sequence_length=16)
+    texts = ["床", "春眠", "", "a text that is longer than the model can read"]
+    served = tf.function(model.serve)(tf.constant(texts))["text"].numpy()
+    assert [text.decode() for text in served[:3]] == model.generate(texts[:3])
+    assert texts[3].startswith(served[3].decode()[:8])
+
+
+@needs_tensorflow
 def test_order_of_texts_depends_on_the_seed_alone(tokenizer):
     texts = [POEMS[0][i:] for i in range(6)] + [POEMS[1][i:] for i in range(5)]
 

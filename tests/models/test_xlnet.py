@@ -425,3 +425,35 @@ def test_guesses_real_text_better_than_by_the_frequency_of_its_tokens():
     entropy = -(shares * np.log(shares)).sum()
     loss = model.evaluate(held_out, verbose=0)[0]
     assert loss < entropy - 0.2, (loss, entropy)
+
+
+@pytest.mark.parametrize(("memory", "piece"), [(3, 1), (20, 5)])
+def test_writes_the_most_probable_with_the_past_in_memory(memory, piece):
+    size = 12
+    model = XLNetForPretraining(XLNetBackbone(size, 2, 2, 8, 16, dropout=0.0))
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=w.shape) * 0.7 for w in model.get_weights()])
+    prompts = rng.integers(0, size, (2, 7))
+    written = battery.numpy(
+        model.generate(prompts, 12, "greedy", memory_length=memory, piece_length=piece)
+    )
+    assert (written[:, :7] == prompts).all()
+    for text in written:
+        for i in (7, 11):
+            texts = np.repeat(text[None, : i + 1], size, axis=0)
+            texts[:, -1] = np.arange(size)
+            log_p = model.log_probabilities(texts, piece_length=1, memory_length=memory)
+            assert battery.numpy(log_p)[:, -1].argmax() == text[i]
+    drawn = [model.generate(prompts, 9, "random", seed=seed) for seed in (1, 1, 2)]
+    drawn = [battery.numpy(texts).tolist() for texts in drawn]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_what_cannot_be_gone_on_with():
+    model = XLNetForPretraining(XLNetBackbone.tiny(20))
+    with pytest.raises(ValueError, match="1 to 4 tokens; got 5"):
+        model.generate(np.ones((1, 5), int), max_length=4)
+    with pytest.raises(ValueError, match="1 to 4 tokens; got 0"):
+        model.generate(np.ones((1, 0), int), max_length=4)
+    with pytest.raises(ValueError, match="memory_length must be a positive integer"):
+        model.generate(np.ones((1, 2), int), max_length=4, memory_length=0)
