@@ -11,7 +11,13 @@ SIZES = {"num_layers": 3, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 1
 
 
 def bert(**overrides):
-    return models.BertBackbone(20, **SIZES, max_sequence_length=8, **overrides)
+    return models.BertBackbone(20, **(SIZES | overrides), max_sequence_length=8)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    """For what fails before it changes anything."""
+    return bert()
 
 
 BACKBONES = {
@@ -31,7 +37,7 @@ class Classifier(TrainingMixin, keras.Model):
     """A backbone with a head, as the tasks have them."""
 
     def __init__(self):
-        backbone = bert(dropout=0.0)
+        backbone = bert(dropout=0.0, num_layers=2)
         head = keras.layers.Dense(3, name="head")
         super().__init__(backbone.input, head(backbone(backbone.input)["pooled_output"]))
         self.backbone = backbone
@@ -51,7 +57,7 @@ def batches():
     return tf.data.Dataset.from_tensors((x, rng.integers(0, 3, 8)))
 
 
-def compiled(strategy=None, prepare=lambda model: None, **arguments):
+def compiled(strategy=None, prepare=lambda model: None, run_eagerly=True, **arguments):
     keras.utils.set_random_seed(0)
     with (strategy or tf.distribute.get_strategy()).scope():
         model = Classifier()
@@ -59,7 +65,7 @@ def compiled(strategy=None, prepare=lambda model: None, **arguments):
         if "decay" in arguments:
             decay = training.layerwise_decay(model, arguments.pop("decay"))
             arguments["rate_multipliers"] = decay
-        model.compile(AdamW(**arguments), GlobalMeanCrossentropy())
+        model.compile(AdamW(**arguments), GlobalMeanCrossentropy(), run_eagerly=run_eagerly)
     return model
 
 
@@ -91,9 +97,9 @@ def test_the_head_learns_at_the_rate_itself():
     paths = [variable.path for variable in model.trainable_variables]
     by_path = dict(zip(paths, powers(model), strict=True))
     assert [by_path[f"head/{name}"] for name in ("kernel", "bias")] == [0, 0]
-    assert by_path["token_embedding/embeddings"] == by_path["embeddings_norm/gamma"] == 4
+    assert by_path["token_embedding/embeddings"] == by_path["embeddings_norm/gamma"] == 3
     assert by_path["pooled_dense/kernel"] == 0
-    assert {p for path, p in by_path.items() if path.startswith("transformer_layer_0")} == {3}
+    assert {p for path, p in by_path.items() if path.startswith("transformer_layer_0")} == {2}
 
 
 def test_a_step_with_multipliers_is_the_step_at_each_variables_own_rate():
@@ -119,14 +125,15 @@ def test_a_step_with_multipliers_is_the_step_at_each_variables_own_rate():
 
 def test_frozen_layers_stay_and_others_move_alike_on_one_and_two_replicas():
     after = []
-    for strategy in (tf.distribute.get_strategy(), training.strategy()):
-        model = compiled(strategy, lambda model: training.freeze(model, 2), decay=0.5)
+    for strategy in (None, training.strategy()):
+        eager = strategy is None
+        model = compiled(strategy, lambda model: training.freeze(model, 1), eager, decay=0.5)
         before = {v.path: v.numpy() for v in model.weights}
         model.fit(batches(), epochs=2, verbose=0)
         after.append({v.path: v.numpy() for v in model.weights})
     stay = ("token_", "position_", "segment_", "embeddings_", "transformer_layer_0")
-    frozen = {path for path in before if path.startswith((*stay, "transformer_layer_1"))}
-    assert len(frozen) == 37
+    frozen = {path for path in before if path.startswith(stay)}
+    assert len(frozen) == 21
     for path, start in before.items():
         np.testing.assert_allclose(after[0][path], after[1][path], atol=1e-6)
         moved = np.abs(after[0][path] - start).max() > 0
@@ -160,15 +167,15 @@ def test_a_saved_model_goes_on_frozen_and_at_its_rates(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.1, -0.5])
-def test_rates_that_cannot_be(rate):
+def test_rates_that_cannot_be(encoder, rate):
     with pytest.raises(ValueError, match="more than 0 and at most 1"):
-        training.layerwise_decay(bert(), rate)
+        training.layerwise_decay(encoder, rate)
 
 
 @pytest.mark.parametrize("number", [-1, 4])
-def test_more_blocks_than_there_are(number):
+def test_more_blocks_than_there_are(encoder, number):
     with pytest.raises(ValueError, match="at most the model's 3 blocks"):
-        training.freeze(bert(), number)
+        training.freeze(encoder, number)
 
 
 def test_a_model_without_blocks():
@@ -179,6 +186,6 @@ def test_a_model_without_blocks():
 def test_freezing_after_the_rates_were_taken():
     model = compiled(decay=0.5)
     training.freeze(model)
-    model.compile(model.optimizer, GlobalMeanCrossentropy())
+    model.compile(model.optimizer, GlobalMeanCrossentropy(), run_eagerly=True)
     with pytest.raises(ValueError, match="after freezing"):
         model.fit(batches(), verbose=0)
