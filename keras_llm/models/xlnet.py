@@ -476,7 +476,7 @@ class XLNetForPretraining(TrainingMixin, keras_hub.models.Task):
             token_ids: int (batch, length), the prompts, without padding.
             max_length: int, tokens of a text, prompt included.
             sampler: name or instance of a sampler of `keras_hub.samplers`.
-            memory_length: int, the most positions to remember.
+            memory_length: int, the most positions to remember before the last token.
             piece_length: int, tokens of a prompt that are read at once.
             stop_token_ids: list of int, the tokens after which a text is not gone on with once all
                 have one; None goes on until `max_length`.
