@@ -203,9 +203,77 @@ def test_tagging_and_answering(tmp_path, pretrained):
     assert 0.0 <= again["exact_match"] <= 100.0
 
 
+@pytest.fixture
+def small_gpt2(monkeypatch):
+    """The smallest size is smaller still."""
+    tiny = classmethod(lambda cls, size: cls(size, **SMALL, max_sequence_length=24, dropout=0.0))
+    monkeypatch.setattr(GPT2Backbone, "tiny", tiny)
+
+
+def test_writing(tmp_path, small_gpt2):
+    texts = write(tmp_path / "texts.csv", [{"review": "we the people " * n} for n in range(1, 60)])
+    options = Options(
+        "write",
+        texts,
+        model="tiny",
+        out=str(tmp_path / "run"),
+        columns={"text": "review"},
+        settings={"sequence_length": 24},
+        batch_size=4,
+        learning_rate=0.03,
+        vocabulary_size=268,
+        epochs=3,
+        export=True,
+    )
+    metrics = finetune.run(options)
+    assert metrics["perplexity"] == pytest.approx(np.exp(metrics["loss"]))
+    assert 1.0 < metrics["perplexity"] < metrics["unigram_perplexity"] < 5.0
+    assert finetune.evaluate(tmp_path / "run", texts)["perplexity"] < 3.8
+    (text,) = serving.check(tmp_path / "run" / "export" / "1", ["we the"])["text"]
+    assert text.startswith("we the") and len(text) > 20
+    with pytest.raises(ValueError, match="GPT2Backbone has no size 'base'; it has tiny, mini, "):
+        finetune.run(dataclasses.replace(options, model="base", out=str(tmp_path / "other")))
+
+
+def test_chatting(tmp_path, small_gpt2):
+    said = [["hello", "hi"], ["who are you", "a bot", "bye", "see you"]]
+    rows = [{"turns": json.dumps([*turns, str(n)])} for n in range(45) for turns in said]
+    data = write(tmp_path / "dialogues.csv", rows)
+    options = Options(
+        "chat",
+        data,
+        model="tiny",
+        out=str(tmp_path / "run"),
+        validation=data,
+        settings={"sequence_length": 24},
+        batch_size=6,
+        learning_rate=0.03,
+        vocabulary_size=268,
+        epochs=4,
+    )
+    metrics = finetune.run(options)
+    assert metrics["perplexity"] == pytest.approx(np.exp(metrics["loss"]), rel=1e-4)
+    assert metrics["perplexity"] < metrics["unigram_perplexity"]
+    chat = finetune.converse(tmp_path / "run", temperature=0, max_reply=8)
+    assert chat.reply("hello") == "hi"
+    drawn = finetune.converse(tmp_path / "run", top_k=5, seed=3).writer.sampler
+    assert (drawn.temperature, drawn.k, drawn.p, drawn.seed) == (0.7, 5, 0.9, 3)
+    with pytest.raises(ValueError, match="top_p=0 more than 0"):
+        finetune.converse(tmp_path / "run", top_p=0)
+
+
+def test_only_runs_that_learned_to_chat_converse(finished):
+    with pytest.raises(ValueError, match=r"classify\. Train one: keras-llm finetune chat"):
+        finetune.converse(finished[2])
+
+
 @pytest.mark.parametrize(
     ("task", "row", "message"),
     [
+        ("write", {"text": ""}, "line 1: the text is '', not a text"),
+        ("chat", {"turns": ["hello"]}, "line 1: the turns are .*two texts at least"),
+        ("chat", {"turns": "hello"}, "line 1: the turns are 'hello'"),
+        ("chat", {"turns": ["hello", " "]}, "line 1: the turn is ' '"),
         ("tag", {"words": ["Ada", "met"], "tags": ["O"]}, r"line 1: .* 2 words and 1 tags"),
         ("tag", {"words": "", "tags": ""}, "line 1: .* 0 words and 0 tags"),
         ("answer", ASKED[0] | {"answer": "Bob"}, "line 1: the answer 'Bob' does not stand in"),
