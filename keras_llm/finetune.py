@@ -12,6 +12,7 @@ import inspect
 import json
 import math
 import os
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,11 +26,21 @@ from keras_llm import corpora, serving, training
 from keras_llm.checkpoints import load_hugging_face
 from keras_llm.corpora.corpus import HashRange
 from keras_llm.corpora.files import read_rows
-from keras_llm.models import BertBackbone, GPT2Backbone
+from keras_llm.models import BertBackbone, GPT2Backbone, T5Backbone
 from keras_llm.models.decoder import Decoder
 from keras_llm.models.encoder import EncoderBackbone
-from keras_llm.tasks import Chat, QuestionAnswerer, TextClassifier, TokenClassifier, language_model
-from keras_llm.tokenizers import BytePairTokenizer, WordPieceTokenizer
+from keras_llm.models.encoder_decoder import EncoderDecoder
+from keras_llm.tasks import (
+    Chat,
+    QuestionAnswerer,
+    Summarizer,
+    TextClassifier,
+    TokenClassifier,
+    language_model,
+    lead_baseline,
+    rouge_scores,
+)
+from keras_llm.tokenizers import BytePairTokenizer, UnigramTokenizer, WordPieceTokenizer
 
 CONSOLE = Console(stderr=True)
 SIZES = ("tiny", "mini", "small", "medium", "base", "large", "xl")
@@ -44,8 +55,8 @@ class Options:
         data: String, the examples to train on: a .jsonl, .csv or .parquet file, a folder or pattern
             of them, or the name of a data set or of a part of one, as `corpora.load` takes it.
         model: String, a folder or name as `checkpoints.load_hugging_face` takes it; or a size, one
-            of `SIZES`: a new model, BERT or for texts GPT-2, and a tokenizer that is trained on the
-            data.
+            of `SIZES`: a new model, BERT, for texts GPT-2, for summaries T5, and a tokenizer that
+            is trained on the data.
         out: String, the run's folder, new or empty.
         validation: String, the examples to choose the best epoch by, as `data`; or None: a share of
             `data`.
@@ -621,6 +632,24 @@ def _unigram_perplexity(sequences):
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
+def _read_summaries(data, columns, settings):
+    """Reads texts and their summaries."""
+    texts, summaries = [], []
+    for place, row in _rows(data, columns):
+        texts.append(_text(place, "text", row["text"]))
+        summaries.append(_text(place, "summary", row["summary"]))
+    return texts, summaries
+
+
+def _measure_summaries(model, examples):
+    """Measures a summarizer, beside first sentences that are told how long summaries are."""
+    texts, summaries = examples
+    figures = model.evaluate(texts, summaries, verbose=0)
+    lead = lead_baseline(texts, round(statistics.fmean(map(len, summaries))))
+    lead = rouge_scores(lead, summaries)
+    return figures | {f"lead_{name}": score for name, score in lead.items()}
+
+
 TASKS = {
     "classify": Kind(
         TextClassifier,
@@ -671,5 +700,14 @@ TASKS = {
         group=lambda turns: turns[0],
         rows=lambda model, examples: model.num_rows(*examples),
         measure=_measure_replies,
+    ),
+    "summarize": Kind(
+        Summarizer,
+        columns=("text", "summary"),
+        read=_read_summaries,
+        backbone=EncoderDecoder,
+        new=(T5Backbone, UnigramTokenizer),
+        texts=lambda examples: examples[0] + examples[1],
+        measure=_measure_summaries,
     ),
 }

@@ -12,8 +12,8 @@ from keras_llm import corpora, finetune, serving
 from keras_llm.checkpoints import save_hugging_face
 from keras_llm.corpora.files import read_rows
 from keras_llm.finetune import Options
-from keras_llm.models import BertBackbone, GPT2Backbone
-from keras_llm.tasks import TextClassifier
+from keras_llm.models import BertBackbone, GPT2Backbone, T5Backbone
+from keras_llm.tasks import Summarizer, TextClassifier
 from keras_llm.tokenizers import WordPieceTokenizer
 
 WORDS = ["good", "bad", "film", "plot", "song", "book", "scene", "end", "start", "word"]
@@ -284,6 +284,38 @@ def test_only_runs_that_learned_to_chat_converse(finished):
 def test_rows_of_other_tasks_that_cannot_be_used(tmp_path, task, row, message):
     with pytest.raises(ValueError, match=message):
         finetune.run(options(tmp_path, [row], task=task))
+
+
+def test_summarize_with_a_new_t5(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        T5Backbone, "tiny", classmethod(lambda cls, size: cls(size, **SMALL, dropout=0.0))
+    )
+    rows = [{"text": f"{row['review']}. The end.", "summary": row["review"][2:]} for row in ROWS]
+    metrics = finetune.run(
+        Options(
+            "summarize",
+            data=write(tmp_path / "rows.csv", rows),
+            model="tiny",
+            out=str(tmp_path / "run"),
+            validation_share=0.2,
+            settings={"sequence_length": 16, "target_length": 8, "prefix": "in short: "},
+            epochs=1,
+            vocabulary_size=40,
+        )
+    )
+    assert {"loss", "accuracy", "rouge1", "rouge2", "rougeL"} < metrics.keys()
+    assert metrics["lead_rougeL"] > 0.5
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    assert isinstance(model, Summarizer)
+    assert model.prefix == "in short: "
+    rows = [{"article": row["text"], "title": row["summary"]} for row in rows[:4]]
+    columns = {"text": "article", "summary": "title"}
+    other = finetune.evaluate(tmp_path / "run", write(tmp_path / "test.jsonl", rows), columns)
+    assert other.keys() == metrics.keys() - {"best_epoch"}
+    with pytest.raises(ValueError, match="line 1: the summary is ''"):
+        finetune.evaluate(
+            tmp_path / "run", write(tmp_path / "bad.jsonl", [{"text": "a", "summary": ""}])
+        )
 
 
 def test_copies_are_held_out_together_and_a_seed_chooses_which():
