@@ -252,8 +252,8 @@ def test_chatting(tmp_path, small_gpt2):
         epochs=4,
     )
     metrics = finetune.run(options)
-    assert metrics["perplexity"] == pytest.approx(np.exp(metrics["loss"]), rel=1e-4)
-    assert metrics["perplexity"] < metrics["unigram_perplexity"]
+    assert metrics["perplexity"] == pytest.approx(np.exp(metrics["loss"]), rel=0.01)
+    assert metrics["perplexity"] < 3 < metrics["unigram_perplexity"]
     chat = finetune.converse(tmp_path / "run", temperature=0, max_reply=8)
     assert chat.reply("hello") == "hi"
     drawn = finetune.converse(tmp_path / "run", top_k=5, seed=3).writer.sampler

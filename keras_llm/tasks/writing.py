@@ -75,16 +75,18 @@ class Writer:
         >>> from keras_llm.models import GPT2Backbone
         >>> from keras_llm.tokenizers import WordPieceTokenizer
         >>> keras.utils.set_random_seed(0)
-        >>> text = " ".join(["one two three four"] * 30)
-        >>> tokenizer = WordPieceTokenizer.train([text], 30)
-        >>> backbone = GPT2Backbone(30, 1, 2, 32, 64, max_sequence_length=16, dropout=0.0)
+        >>> texts = ["a b c d " * 50] * 8
+        >>> tokenizer = WordPieceTokenizer.train(texts, 9)
+        >>> backbone = GPT2Backbone(9, 1, 2, 32, 64, max_sequence_length=16, dropout=0.0)
         >>> model = language_model(backbone, tokenizer, sequence_length=16)
-        >>> model.compile(keras.optimizers.Adam(1e-2), sampler="greedy", weighted_metrics=[])
-        >>> history = model.fit([text], packed=True, epochs=60, verbose=0)
-        >>> writer = Writer(model, stride=4)
-        >>> written = writer.write("one two", max_new_tokens=40, stop_at_end=False)
-        >>> len(tokenizer.encode(written)), written[-14:]
-        (42, 'three four one')
+        >>> model.compile(keras.optimizers.Adam(1e-2), sampler="greedy", jit_compile=False)
+        >>> history = model.fit(texts, packed=True, batch_size=2, verbose=0)
+        >>> for piece in Writer(model).stream("a b", max_new_tokens=29):
+        ...     print(piece.strip())
+        a b c d a b c d a b c d a b
+        c d a b c d a b
+        c d a b c d a b
+        c
     """
 
     def __init__(self, model, stride=None):
@@ -98,7 +100,11 @@ class Writer:
             )
         # The same weights without a preprocessor: it goes on with ids.
         self.model = type(model)(model.backbone)
-        self.model.compile(sampler=model.sampler, run_eagerly=model.run_eagerly)
+        self.model.compile(
+            sampler=model.sampler,
+            run_eagerly=model.run_eagerly,
+            jit_compile=model.get_compile_config()["jit_compile"],
+        )
 
     def write(self, prompt="", max_new_tokens=256, seed=0, stop_at_end=True):
         """Goes on with a text.
