@@ -188,7 +188,7 @@ def test_tagging_and_answering(tmp_path, pretrained):
     assert config["arguments"] == {"labels": ["person", "place"]}
 
     sentences = [[row[name] for row in TAGGED] for name in ("words", "tags")]
-    corpora.write_conll(*sentences, tmp_path / "tagged.conll")
+    corpora.write_conll(tmp_path / "tagged.conll", *sentences)
     again = finetune.evaluate(tmp_path / "tag", str(tmp_path / "tagged.conll"))
     assert again["classes"]["place"]["support"] == 12
 
