@@ -30,20 +30,7 @@ from keras_llm.tasks.zero_shot import has_vocabulary
 
 
 class PromptPreprocessor(TextClassifierPreprocessor):
-    """Turns texts into prompts: what precedes the word that is asked for, and what follows it.
-
-    Args:
-        tokenizer: as in `EncoderPreprocessor`.
-        pattern: str with `{text}` and `{label}`, each once.
-        verbalizer: dict from the name of a class to the list of the words that stand for it.
-        examples: list of pairs (text, name of its class), which stand before every text, the label
-            as the first of its words.
-        separator: str, what stands after each example.
-        sequence_length: int, the most tokens of a prompt with the word; of a text that makes it
-            longer the rest is cut off.
-        segments: bool, whether the model reads `segment_ids`.
-        **kwargs: `name` of `keras.layers.Layer`.
-    """
+    """Turns texts into prompts; what a model reads of one and of the words is a subclass."""
 
     def __init__(
         self,
@@ -53,7 +40,7 @@ class PromptPreprocessor(TextClassifierPreprocessor):
         examples=(),
         separator="\n",
         sequence_length=128,
-        segments=True,
+        segments=False,
         **kwargs,
     ):
         super().__init__(tokenizer, list(verbalizer), sequence_length, segments, **kwargs)
@@ -137,7 +124,16 @@ class MaskedPromptPreprocessor(PromptPreprocessor):
     """Turns texts into prompts with one mask: `[CLS] It was [MASK]. A fine film. [SEP]`.
 
     Args:
-        See `PromptPreprocessor`.
+        tokenizer: as in `EncoderPreprocessor`.
+        pattern: str with `{text}` and `{label}`, each once.
+        verbalizer: dict from the name of a class to the list of the words that stand for it.
+        examples: list of pairs (text, name of its class), which stand before every text, the label
+            as the first of its words.
+        separator: str, what stands after each example.
+        sequence_length: int, the most tokens of a prompt with the word; of a text that makes it
+            longer the rest is cut off.
+        segments: bool, whether the model reads `segment_ids`.
+        **kwargs: `name` of `keras.layers.Layer`.
 
     Call arguments:
         x: string tensor (batch,).
@@ -204,7 +200,14 @@ class CausalPromptPreprocessor(PromptPreprocessor):
     that begin alike share it; words of one token share the prompt itself.
 
     Args:
-        See `PromptPreprocessor`.
+        tokenizer: as in `EncoderPreprocessor`.
+        pattern: str with `{text}` and, at its end, `{label}`, each once.
+        verbalizer: as in `MaskedPromptPreprocessor`; words may be several tokens.
+        examples: as in `MaskedPromptPreprocessor`.
+        separator: as in `MaskedPromptPreprocessor`.
+        sequence_length: as in `MaskedPromptPreprocessor`.
+        segments: bool, False: causal models read no `segment_ids` here.
+        **kwargs: `name` of `keras.layers.Layer`.
 
     Call arguments:
         x: string tensor (batch,).
@@ -288,8 +291,8 @@ class Verbalizer(keras.layers.Layer):
     Example:
         >>> layer = Verbalizer([2, 1])
         >>> logits = layer(ops.log([[0.1, 0.2, 0.4]]))
-        >>> ops.exp(logits).numpy().round(3).tolist()
-        [[0.3, 0.4]]
+        >>> print(ops.exp(logits).numpy().round(3))
+        [[0.3 0.4]]
     """
 
     def __init__(self, num_words, **kwargs):

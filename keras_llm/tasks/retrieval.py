@@ -75,6 +75,8 @@ class Found:
 def cut_into_passages(text: str, language: str, num_words: int = 100) -> list[tuple[str, int]]:
     """Cuts a text into passages of whole sentences; each begins with the last of the one before.
 
+    A sentence that is as long as a passage by itself is not repeated.
+
     Args:
         text: str.
         language: str, ISO 639-1 code such as "en" or "zh".
@@ -107,7 +109,8 @@ def cut_into_passages(text: str, language: str, num_words: int = 100) -> list[tu
         passages.append((text[spans[first][0] : spans[last][1]], spans[first][0]))
         if last + 1 == len(spans):
             break
-        first = max(last, first + 1)
+        # The last sentence leads over, unless it is as long as a passage by itself.
+        first = last if first < last and spans[last][2] < num_words else last + 1
     return passages
 
 

@@ -1,6 +1,7 @@
 """Writing: texts longer than the model reads, and measures of what was written.
 
 Notable:
+
 - a decoder has no memory beside its window. `Writer` moves the window on by a stride and reads its
   other part again: linear in the length of the text, where a window that moves on by one token
   would read all of it for each;

@@ -39,7 +39,7 @@ class Prototypes(keras.layers.Layer):
     Example:
         >>> layer = Prototypes(num_classes=2, scale=10.0)
         >>> layer.build((None, 2))
-        >>> layer.vectors.assign([[1.0, 0.0], [0.0, 2.0]])
+        >>> _ = layer.vectors.assign([[1.0, 0.0], [0.0, 2.0]])
         >>> layer(np.array([[3.0, 4.0]])).numpy().round(3).tolist()
         [[6.0, 8.0]]
     """
@@ -155,7 +155,7 @@ class ZeroShotClassifier(ReadsTokens, Classifier):
             "name": self.name,
         }
 
-    def adapt(self, x, y, description_weight=1.0, batch_size=32):
+    def adapt(self, x, y, description_weight=8.0, batch_size=32):
         """Moves the vectors of the classes to labelled examples; nothing is trained.
 
         "Prototypical Networks" (Snell et al., 2017), equation 1: the vector of a class is the mean
@@ -165,8 +165,8 @@ class ZeroShotClassifier(ReadsTokens, Classifier):
         Args:
             x: list of str.
             y: list of str, their labels.
-            description_weight: float, as how many examples the descriptions of a class count. 0:
-                the examples stand alone.
+            description_weight: float, as how many examples the descriptions of a class count. A few
+                texts say more about their subjects than about their class. 0: they stand alone.
             batch_size: int, texts a step.
 
         Returns:

@@ -26,12 +26,18 @@ class TrainingMixin:
     """
 
     def get_compile_config(self):
-        """Returns how the model is compiled, whether it was trained, and which weights are not."""
+        """Returns how the model is compiled, and what is not trained: weights, or all of it.
+
+        Keras' own models know neither entry, and a clone may be one: they are there where needed.
+        """
         config = super().get_compile_config()
         if not config:
             return config
-        frozen = [i for i, weight in enumerate(self.weights) if not weight.trainable]
-        return {**config, "frozen": frozen, "trained": self.optimizer.built}
+        if frozen := [i for i, weight in enumerate(self.weights) if not weight.trainable]:
+            config["frozen"] = frozen
+        if not self.optimizer.built:
+            config["trained"] = False
+        return config
 
     def compile_from_config(self, config):
         """Compiles a loaded model as it was; Keras calls it and restores the optimizer's state."""
