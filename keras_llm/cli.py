@@ -66,7 +66,8 @@ def data(
 @app.command()
 def finetune(
     task: Annotated[
-        str, typer.Argument(help="What the model is to do: classify, tag, answer, write, chat.")
+        str,
+        typer.Argument(help="What to do: classify, tag, answer, write, chat, summarize."),
     ],
     data: Annotated[
         str, typer.Option(help="Examples: .jsonl, .csv or .parquet, or the name of a data set.")

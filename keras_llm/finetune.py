@@ -164,7 +164,8 @@ def run(options):
     Example:
         >>> run(Options("paint", data="reviews.csv", model="tiny", out="runs/reviews"))
         Traceback (most recent call last):
-        ValueError: There is no task 'paint'. There are: classify, tag, answer, write, chat, summarize.
+        ValueError: There is no task 'paint'. There are: classify, tag, answer, write, chat,
+        summarize.
     """
     kind = _kind(options.task)
     folder = Path(options.out)
