@@ -65,8 +65,8 @@ def sentence_pairs(
     its stead, so that half of the pairs follow also where documents are short.
 
     Args:
-        corpus: a `keras_llm.corpora.Corpus`, or any other iterable of objects with `.text` and
-            `.id` that can be read again from the start.
+        corpus: a `keras_llm.corpora.Corpus`, or any other iterable of objects with a text
+            and an id that can be read again from the start.
         tokenizer: `WordPieceTokenizer`, or another with `encode_batch`.
         sequence_length: int, tokens of a pair with its three special tokens at most.
         seed: int.

@@ -121,7 +121,7 @@ class PromptPreprocessor(TextClassifierPreprocessor):
 
 @keras.saving.register_keras_serializable(package="keras_llm")
 class MaskedPromptPreprocessor(PromptPreprocessor):
-    """Turns texts into prompts with one mask: `[CLS] It was [MASK]. A fine film. [SEP]`.
+    """Turns texts into prompts with one mask, such as "It was [MASK], a fine film".
 
     Args:
         tokenizer: as in `EncoderPreprocessor`.
