@@ -135,7 +135,7 @@ class Kind:
     backbone: type = EncoderBackbone
     new: tuple = (BertBackbone, WordPieceTokenizer)
     texts: Callable = lambda examples: examples[0]
-    group: Callable = str
+    group: Callable = lambda first: str(first)  # a bare `str` would be documented as a class
     arguments: Callable = lambda examples, settings: {}
     fit_settings: dict = dataclasses.field(default_factory=dict)
     rows: Callable = lambda model, examples: len(examples[0])
