@@ -7,11 +7,11 @@ Notable:
 - what is kept is the model of the best epoch on examples that it was not trained on.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import json
 import math
-import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +26,11 @@ from keras_llm import corpora, serving, training
 from keras_llm.checkpoints import load_hugging_face
 from keras_llm.corpora.corpus import HashRange
 from keras_llm.corpora.files import read_rows
-from keras_llm.models import BertBackbone, GPT2Backbone, T5Backbone
+from keras_llm.models import BertBackbone, GPT2Backbone, T5Backbone, mimetic_initialization
 from keras_llm.models.decoder import Decoder
 from keras_llm.models.encoder import EncoderBackbone
 from keras_llm.models.encoder_decoder import EncoderDecoder
+from keras_llm.storage import whole_file
 from keras_llm.tasks import (
     Chat,
     QuestionAnswerer,
@@ -164,8 +165,8 @@ def run(options):
     Example:
         >>> run(Options("paint", data="reviews.csv", model="tiny", out="runs/reviews"))
         Traceback (most recent call last):
-        ValueError: There is no task 'paint'. There are: classify, tag, answer, write, chat,
-        summarize.
+        ValueError: There is no task 'paint'. There are: classify, tag, answer,
+        summarize, write, chat.
     """
     kind = _kind(options.task)
     folder = Path(options.out)
@@ -195,7 +196,8 @@ def run(options):
         **kind.tune(model, validation),
         **kind.measure(model, validation),
     }
-    _save(model, folder / "model.keras")
+    with whole_file(folder / "model.keras") as partial:
+        model.save(partial)
     training.write_json(folder / "metrics.json", metrics)
     if options.export:
         serving.export(model, folder / "export")
@@ -429,7 +431,10 @@ def _load(kind, options, train):
                 f"{backbone_cls.__name__} has no size {options.model!r}; it has {', '.join(sizes)}."
             )
         tokenizer = tokenizer_cls.train(kind.texts(train), options.vocabulary_size)
-        return build(tokenizer.vocabulary_size()), tokenizer
+        backbone = build(tokenizer.vocabulary_size())
+        if isinstance(backbone, BertBackbone):
+            mimetic_initialization(backbone, options.seed)
+        return backbone, tokenizer
     backbone, tokenizer = load_hugging_face(options.model)
     if not isinstance(backbone, kind.backbone):
         raise ValueError(
@@ -456,12 +461,6 @@ def _fit(kind, options, model, train, validation, folder):
         callbacks=recorders,
         **{k: options.settings.get(k, default) for k, default in kind.fit_settings.items()},
     )
-
-
-def _save(model, path):
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    model.save(partial)
-    os.replace(partial, path)
 
 
 def _show(metrics, title):
@@ -585,6 +584,24 @@ def _tune_silence(model, validation):
     return {"na_threshold": model.tune_na_threshold(questions, verbose=0)}
 
 
+def _read_summaries(data, columns, settings):
+    """Reads texts and their summaries."""
+    texts, summaries = [], []
+    for place, row in _rows(data, columns):
+        texts.append(_text(place, "text", row["text"]))
+        summaries.append(_text(place, "summary", row["summary"]))
+    return texts, summaries
+
+
+def _measure_summaries(model, examples):
+    """Measures a summarizer, beside first sentences that are told how long summaries are."""
+    texts, summaries = examples
+    figures = model.evaluate(texts, summaries, verbose=0)
+    lead = lead_baseline(texts, round(statistics.fmean(map(len, summaries))))
+    lead = rouge_scores(lead, summaries)
+    return figures | {f"lead_{name}": score for name, score in lead.items()}
+
+
 def _read_texts(data, columns, settings):
     """Reads texts."""
     return ([_text(place, "text", row["text"]) for place, row in _rows(data, columns)],)
@@ -596,7 +613,8 @@ def _read_dialogues(data, columns, settings):
     for place, row in _rows(data, columns):
         turns = row["turns"]
         if isinstance(turns, str) and turns.startswith("["):
-            turns = json.loads(turns)
+            with contextlib.suppress(json.JSONDecodeError):
+                turns = json.loads(turns)
         if not isinstance(turns, (list, tuple)) or len(turns) < 2:
             raise ValueError(
                 f"{place}: the turns are {turns!r:.80}; they must be a list of what two said in "
@@ -633,24 +651,6 @@ def _unigram_perplexity(sequences):
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _read_summaries(data, columns, settings):
-    """Reads texts and their summaries."""
-    texts, summaries = [], []
-    for place, row in _rows(data, columns):
-        texts.append(_text(place, "text", row["text"]))
-        summaries.append(_text(place, "summary", row["summary"]))
-    return texts, summaries
-
-
-def _measure_summaries(model, examples):
-    """Measures a summarizer, beside first sentences that are told how long summaries are."""
-    texts, summaries = examples
-    figures = model.evaluate(texts, summaries, verbose=0)
-    lead = lead_baseline(texts, round(statistics.fmean(map(len, summaries))))
-    lead = rouge_scores(lead, summaries)
-    return figures | {f"lead_{name}": score for name, score in lead.items()}
-
-
 TASKS = {
     "classify": Kind(
         TextClassifier,
@@ -681,6 +681,15 @@ TASKS = {
         group=lambda question: question.context,
         tune=_tune_silence,
     ),
+    "summarize": Kind(
+        Summarizer,
+        columns=("text", "summary"),
+        read=_read_summaries,
+        backbone=EncoderDecoder,
+        new=(T5Backbone, UnigramTokenizer),
+        texts=lambda examples: examples[0] + examples[1],
+        measure=_measure_summaries,
+    ),
     "write": Kind(
         language_model,
         columns=("text",),
@@ -701,14 +710,5 @@ TASKS = {
         group=lambda turns: turns[0],
         rows=lambda model, examples: model.num_rows(*examples),
         measure=_measure_replies,
-    ),
-    "summarize": Kind(
-        Summarizer,
-        columns=("text", "summary"),
-        read=_read_summaries,
-        backbone=EncoderDecoder,
-        new=(T5Backbone, UnigramTokenizer),
-        texts=lambda examples: examples[0] + examples[1],
-        measure=_measure_summaries,
     ),
 }

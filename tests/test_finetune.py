@@ -286,6 +286,7 @@ def test_only_runs_that_learned_to_chat_converse(finished):
     [
         ("write", {"text": ""}, "line 1: the text is '', not a text"),
         ("chat", {"turns": ["hello"]}, "line 1: the turns are .*two texts at least"),
+        ("chat", {"turns": '["hello", "there"'}, r"line 1: the turns are .*two texts at least"),
         ("chat", {"turns": "hello"}, "line 1: the turns are 'hello'"),
         ("chat", {"turns": ["hello", " "]}, "line 1: the turn is ' '"),
         ("tag", {"words": ["Ada", "met"], "tags": ["O"]}, r"line 1: .* 2 words and 1 tags"),

@@ -9,10 +9,7 @@ Notable:
 """
 
 import json
-import os
 import re
-import shutil
-import tempfile
 import warnings
 from fnmatch import fnmatch
 from pathlib import Path
@@ -30,6 +27,7 @@ from keras_llm.checkpoints.roberta import ROBERTA
 from keras_llm.checkpoints.t5 import T5
 from keras_llm.checkpoints.tensors import open_tensors, write_tensors
 from keras_llm.checkpoints.xlnet import XLNET
+from keras_llm.storage import whole_folder
 
 FAMILIES = {
     family.model_type: family
@@ -104,6 +102,7 @@ def save_hugging_face(model, folder, tokenizer=None, max_shard_size=5 * 10**9):
         ValueError: the model is of no family that is published; the tokenizer does not fit.
 
     Example:
+        >>> import tempfile
         >>> from keras_llm.models import BertBackbone
         >>> backbone = BertBackbone.tiny(vocabulary_size=100)
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -120,23 +119,11 @@ def save_hugging_face(model, folder, tokenizer=None, max_shard_size=5 * 10**9):
             "Of a task, save the backbone: `save_hugging_face(task.backbone, folder)`."
         )
     config = _write_settings(family, model, tokenizer)
-    folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already, and not empty: choose another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as partial:
         write_tensors(_tensors(family, model), partial, max_shard_size)
         _write_json(config, partial / "config.json")
         if tokenizer is not None:
             _save_tokenizer(family, tokenizer, model, partial)
-        for file in partial.iterdir():
-            with open(file, "rb") as written:
-                os.fsync(written.fileno())
-        partial.chmod(0o755)  # mkdtemp's 0o700 would lock other users out
-        os.rename(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 # === Where a model is ===

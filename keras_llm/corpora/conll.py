@@ -8,11 +8,11 @@ Notable:
 - a line that lacks the column that is asked for is an error with its number.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from keras_llm.corpora.files import numbered_lines
+from keras_llm.storage import whole_file
 
 
 def read_conll(
@@ -93,18 +93,13 @@ def write_conll(
         'New\tB-place\nYork\tI-place\n\n'
         >>> folder.cleanup()
     """
-    path = Path(path)
     sentences, tags = list(sentences), list(tags)
     if len(sentences) != len(tags):
         raise ValueError(f"There are {len(sentences)} sentences and tags for {len(tags)}.")
     blocks = map(_block, range(len(tags)), sentences, tags)
     content = "".join(blocks).encode()  # all is checked before anything is written
-    beside = path.with_name(f".{path.name}.part")
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def _block(record: int, words: Sequence[str], tags: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ Notable:
 import gzip
 import json
 import lzma
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_llm.corpora.corpus import Corpus, Document, Split
+from keras_llm.storage import whole_file
 
 # How a file is opened, by the end of its name.
 _OPEN = {".gz": gzip.open, ".xz": lzma.open}
@@ -152,13 +152,12 @@ def write_squad(questions: Iterable[Question], path: str | Path) -> None:
         )
     content = {"version": _version(questions), "data": _articles(questions)}
     path = Path(path)
-    beside = path.with_name(f"{path.name}.part{path.suffix}")
-    with _OPEN.get(path.suffix, open)(beside, "wt", encoding="utf-8") as file:
+    with (
+        whole_file(path) as beside,
+        _OPEN.get(path.suffix, open)(beside, "wt", encoding="utf-8") as file,
+    ):
         json.dump(content, file, ensure_ascii=False, indent=1)
         file.write("\n")
-    with open(beside, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def _version(questions: list[Question]) -> str:

@@ -11,9 +11,6 @@ Notable:
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from keras_llm.corpora import sentences
+from keras_llm.storage import whole_folder
 from keras_llm.tasks.text_task import as_strings
 
 PASSAGES_FILE = "passages.jsonl"
@@ -253,29 +251,18 @@ class Retriever:
             >>> from keras_llm.tokenizers import WordPieceTokenizer
             >>> tokenizer = WordPieceTokenizer.train(["Ada came."] * 4, 20)
             >>> embedder = TextEmbedder(BertBackbone.tiny(20), tokenizer)
+            >>> import tempfile
             >>> folder = Path(tempfile.mkdtemp()) / "speeches"
             >>> Retriever(embedder, [Passage("Ada came.")]).save(folder)
             >>> Retriever.load(folder).search(["Ada"])[0][0].passage.text
             'Ada came.'
         """
-        folder = Path(folder)
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise FileExistsError(f"{folder} is there already, and not empty: choose another.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
+        with whole_folder(folder) as partial:
             with open(partial / PASSAGES_FILE, "w", encoding="utf-8") as lines:
                 for passage in self.passages:
                     lines.write(json.dumps(asdict(passage), ensure_ascii=False) + "\n")
             np.save(partial / VECTORS_FILE, self.vectors)
             self.embedder.save(partial / EMBEDDER_FILE)
-            for file in partial.iterdir():
-                with open(file, "rb") as written:
-                    os.fsync(written.fileno())
-            partial.chmod(0o755)  # mkdtemp's 0o700 would lock other users out
-            os.rename(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod
     def load(cls, folder):

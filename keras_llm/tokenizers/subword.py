@@ -13,7 +13,6 @@ Notable:
 
 import hashlib
 import json
-import os
 import struct
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text
 from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer
+
+from keras_llm.storage import whole_file
 
 CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -478,12 +479,8 @@ def write_json(path: Path, content) -> None:
 
 def write(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def _string_tensor(inputs) -> tf.Tensor | tf.RaggedTensor:

@@ -7,7 +7,6 @@ all.
 """
 
 import contextlib
-import os
 from pathlib import Path
 
 import keras
@@ -15,6 +14,7 @@ from keras import ops
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from keras_llm.storage import whole_file
 from keras_llm.training.distribution import is_first_worker
 
 
@@ -37,12 +37,9 @@ def save_checkpoint(model, path, epoch):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     arrays = {name: ops.convert_to_numpy(variable) for name, variable in _variables(model).items()}
-    save_file(arrays, partial, metadata={"epoch": str(epoch)})
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        save_file(arrays, partial, metadata={"epoch": str(epoch)})
 
 
 def restore_checkpoint(model, path):

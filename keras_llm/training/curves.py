@@ -1,10 +1,9 @@
 """Learning curves, because people would rather look than read."""
 
-import os
-from pathlib import Path
-
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from keras_llm.storage import whole_file
 
 
 def plot_curves(history, path=None, title=None):
@@ -35,9 +34,8 @@ def plot_curves(history, path=None, title=None):
     if title:
         figure.suptitle(title)
     if path is not None:
-        partial = Path(path).with_name(f".{os.getpid()}.{Path(path).name}")
-        figure.savefig(partial, dpi=130)
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            figure.savefig(partial, dpi=130)
     return figure
 
 

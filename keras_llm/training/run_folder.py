@@ -2,9 +2,9 @@
 
 import importlib.metadata
 import json
-import os
 import platform
-from pathlib import Path
+
+from keras_llm.storage import whole_file
 
 PACKAGES = ("keras-llm", "keras", "keras-hub", "tensorflow", "tensorflow-text", "tokenizers")
 
@@ -17,10 +17,10 @@ def write_json(path, content):
         content: What JSON can hold.
 
     Example:
-        >>> import tempfile
+        >>> import pathlib, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_json(f"{folder}/config.json", {"classes": ["好", "坏"]})
-        ...     print(Path(folder, "config.json").read_text(encoding="utf-8"))
+        ...     print(pathlib.Path(folder, "config.json").read_text(encoding="utf-8"))
         {
           "classes": [
             "好",
@@ -30,13 +30,8 @@ def write_json(path, content):
         <BLANKLINE>
     """
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    path = Path(path)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def versions():

@@ -214,7 +214,7 @@ def test_save_and_load(tokenizer, tmp_path):
     assert again.vocabulary == tokenizer.vocabulary
     assert again.encode(MIXED) == tokenizer.encode(MIXED)
     assert again.get_config() == {**tokenizer.get_config(), "name": again.name}
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".*"))  # nothing half written
     (tmp_path / "file").write_text("precious")
     with pytest.raises(NotADirectoryError, match="choose another name"):
         tokenizer.save(tmp_path / "file")
