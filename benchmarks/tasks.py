@@ -136,10 +136,10 @@ def reviews(seeds):
     for seed in range(seeds):
         keras.utils.set_random_seed(seed)
         tokenizer = UnigramTokenizer.train(train[0], 8000, special_tokens=special)
-        backbone = models.BertBackbone(8000, 2, 2, 128, 512, 0.2, max_sequence_length=128)
+        backbone = models.BertBackbone(8000, 1, 2, 128, 512, 0.2, max_sequence_length=128)
         models.mimetic_initialization(backbone, seed)
         model = TextClassifier(backbone, tokenizer, CLASSES, pooling="mean", dropout=0.2)
-        minutes = fit(model, train, 1e-3, 4, seed, validation=validation)
+        minutes = fit(model, train, 1e-3, 3, seed, validation=validation)
         yield "new encoder, words of a unigram model", model.evaluate(*test), minutes
 
 

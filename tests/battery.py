@@ -1,11 +1,21 @@
 """What every layer and model must do, whatever it computes; for each backend of Keras."""
 
+import dataclasses
+import itertools
 import json
 
 import keras
 import numpy as np
 
+from keras_llm import corpora
+
 PRECISIONS = {"float32": 1e-5, "mixed_bfloat16": 5e-2, "mixed_float16": 5e-3}  # with tolerances
+
+
+def load_every_seventh(name, load=corpora.load):
+    """Stands for `corpora.load`: a data set with one document in seven."""
+    corpus = load(name)
+    return dataclasses.replace(corpus, read=lambda: itertools.islice(corpus.read(), 0, None, 7))
 
 
 def numpy(tensors):

@@ -1,11 +1,12 @@
 import dataclasses
 import json
 
+import battery
 import keras
 import numpy as np
 import pytest
 
-from keras_llm import demo, serving
+from keras_llm import corpora, demo, serving
 from keras_llm.models import BertForPretraining
 
 SMALL = {
@@ -27,7 +28,9 @@ def finished(request, tmp_path_factory):
     """The main job on real text, with a model too small and steps too few to learn anything."""
     plan = dataclasses.replace(demo.Plan.for_language(request.param), **SMALL)
     folder = tmp_path_factory.mktemp(request.param)
-    return demo.run(request.param, folder, seed=3, plan=plan), plan, folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpora, "load", battery.load_every_seventh)  # the whole takes minutes
+        yield demo.run(request.param, folder, seed=3, plan=plan), plan, folder
 
 
 def test_report_holds_every_figure(finished):

@@ -1,8 +1,7 @@
-import dataclasses
-import itertools
 import re
 from pathlib import Path
 
+import battery
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,16 +13,11 @@ ROOT = Path(keras_llm.__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md"]
 
 
-def every_seventh_document(name, load=corpora.load):
-    corpus = load(name)
-    return dataclasses.replace(corpus, read=lambda: itertools.islice(corpus.read(), 0, None, 7))
-
-
 def test_the_examples_fit_export_translate_and_embed(tmp_path, monkeypatch, capsys):
     classify, translate, embed = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL
     )
-    monkeypatch.setattr(corpora, "load", every_seventh_document)  # the whole takes minutes
+    monkeypatch.setattr(corpora, "load", battery.load_every_seventh)  # the whole takes minutes
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(classify, "README.md", "exec"), names)
