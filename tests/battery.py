@@ -12,10 +12,17 @@ from keras_llm import corpora
 PRECISIONS = {"float32": 1e-5, "mixed_bfloat16": 5e-2, "mixed_float16": 5e-3}  # with tolerances
 
 
-def load_every_seventh(name, load=corpora.load):
-    """Stands for `corpora.load`: a data set with one document in seven."""
-    corpus = load(name)
-    return dataclasses.replace(corpus, read=lambda: itertools.islice(corpus.read(), 0, None, 7))
+def load_thinned(every):
+    """Returns what stands for `corpora.load`: one document in so many of a data set."""
+    load = corpora.load
+
+    def load_some(name):
+        corpus = load(name)
+        return dataclasses.replace(
+            corpus, read=lambda: itertools.islice(corpus.read(), 0, None, every)
+        )
+
+    return load_some
 
 
 def numpy(tensors):

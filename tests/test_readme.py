@@ -17,7 +17,7 @@ def test_the_examples_fit_export_translate_and_embed(tmp_path, monkeypatch, caps
     classify, translate, embed = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL
     )
-    monkeypatch.setattr(corpora, "load", battery.load_every_seventh)  # the whole takes minutes
+    monkeypatch.setattr(corpora, "load", battery.load_thinned(7))  # the whole takes minutes
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(classify, "README.md", "exec"), names)
