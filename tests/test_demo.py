@@ -10,7 +10,7 @@ from keras_llm import corpora, demo, serving
 from keras_llm.models import BertForPretraining
 
 SMALL = {
-    "vocabulary_size": 5000,
+    "vocabulary_size": 4000,
     "sequence_length": 32,
     "num_layers": 1,
     "hidden_dim": 64,
@@ -50,7 +50,7 @@ def test_results_lie_where_the_report_says(finished):
     report, plan, folder = finished
     for name in ("history.csv", "curves.png", "checkpoint.safetensors", "tensorboard"):
         assert (folder / "pretraining" / name).exists()
-    assert len((folder / "tokenizer" / "vocab.txt").read_text().splitlines()) == 5000
+    assert len((folder / "tokenizer" / "vocab.txt").read_text().splitlines()) == 4000
     served = serving.check(report["export"], plan.examples)
     classifier = keras.models.load_model(folder / "classifier.keras")
     predicted = classifier.predict(list(plan.examples), verbose=0)
