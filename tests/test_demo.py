@@ -50,7 +50,8 @@ def test_results_lie_where_the_report_says(finished):
     report, plan, folder = finished
     for name in ("history.csv", "curves.png", "checkpoint.safetensors", "tensorboard"):
         assert (folder / "pretraining" / name).exists()
-    assert len((folder / "tokenizer" / "vocab.txt").read_text().splitlines()) == 4000
+    vocabulary = (folder / "tokenizer" / "vocab.txt").read_text().splitlines()
+    assert len(vocabulary) == plan.vocabulary_size
     served = serving.check(report["export"], plan.examples)
     classifier = keras.models.load_model(folder / "classifier.keras")
     predicted = classifier.predict(list(plan.examples), verbose=0)
