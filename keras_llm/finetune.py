@@ -432,7 +432,7 @@ def _load(kind, options, train):
             )
         tokenizer = tokenizer_cls.train(kind.texts(train), options.vocabulary_size)
         backbone = build(tokenizer.vocabulary_size())
-        if isinstance(backbone, BertBackbone):
+        if isinstance(backbone, BertBackbone | T5Backbone):
             mimetic_initialization(backbone, options.seed)
         return backbone, tokenizer
     backbone, tokenizer = load_hugging_face(options.model)

@@ -1,8 +1,9 @@
-"""Where a model starts: attention that looks at the neighbours from the first step.
+"""Where a model starts: attention that looks at the neighbours, or copies, from the first step.
 
 A new encoder attends to all tokens alike and guesses words by their frequency alone until it finds
-out, over thousands of steps, that the neighbours matter and where they stand. Starting with
-attention that is local saves a short run most of its steps.
+out, over thousands of steps, that the neighbours matter and where they stand. A new encoder-decoder
+writes what targets have in common, with no regard to the source, for longer still. Starting with
+attention that is local, or that copies, saves a short run most of its steps.
 """
 
 import math
@@ -11,6 +12,7 @@ import keras
 from keras import ops
 
 from keras_llm.layers import SinePositionEncoding
+from keras_llm.models.t5 import T5Backbone
 from keras_llm.models.xlnet import XLNetBackbone
 
 
@@ -29,10 +31,21 @@ def mimetic_initialization(backbone, seed=0):
     are from it. The encodings of distances are sine waves already, and the product of two of them
     is largest where the distances are the same.
 
+    T5 starts as a copier, with the two steps that language models find to copy ("In-context
+    Learning and Induction Heads", Olsson et al., 2022). The first block of the encoder looks at
+    the token before, by the table of distances, and writes it beside each token, turned so that it
+    is not taken for the token itself. Cross-attention of the decoder's first block looks for those
+    places of the source before which stands the token written last, and passes on what stands
+    there. The rest of the network learns where to begin, when to stop and when not to copy.
+
     Args:
-        backbone: `BertBackbone` or `XLNetBackbone`, changed in place. One that is trained would
-            lose what it learned.
+        backbone: `BertBackbone`, `XLNetBackbone` or `T5Backbone` with tied embeddings, changed in
+            place. One that is trained would lose what it learned.
         seed: int, of the kernels. XLNet's start is without chance.
+
+    Raises:
+        ValueError: the output matrix of a T5 is not its table of embeddings, and what is copied
+            would be another token there.
 
     Example:
         >>> from keras_llm.models import BertBackbone
@@ -44,6 +57,9 @@ def mimetic_initialization(backbone, seed=0):
     """
     if isinstance(backbone, XLNetBackbone):
         _look_at_distances(backbone)
+        return
+    if isinstance(backbone, T5Backbone):
+        _copy(backbone, seed)
         return
     positions = backbone.position_embedding.embeddings  # (max_sequence_length, hidden_dim)
     waves = SinePositionEncoding(positions.shape[0] / (2 * math.pi), dtype="float32")
@@ -79,3 +95,39 @@ def _look_at_distances(backbone):
         bias = attention.position_bias  # (heads, depth)
         first = ops.full((heads, 1), scale**0.5)
         bias.assign(ops.concatenate([first, bias[:, 1:]], axis=1))
+
+
+def _copy(backbone, seed):
+    """Lets the encoder write who stands before, and cross-attention look for it."""
+    if not backbone.tie_embedding_weights:
+        raise ValueError(
+            "A T5 starts as a copier only where its output matrix is the table of its embeddings: "
+            "build it with tie_embedding_weights=True."
+        )
+    orthogonal = keras.initializers.Orthogonal(seed=keras.random.SeedGenerator(seed))
+    turn = orthogonal((backbone.hidden_dim, backbone.hidden_dim))
+    depth = backbone.key_value_dim
+    # To the features of all heads and, transposed, back to those of the token.
+    split = orthogonal((backbone.hidden_dim, backbone.num_heads * depth))
+
+    table = backbone.encoder_position_bias.embeddings  # (buckets, heads)
+    before = ops.one_hot([1], table.shape[0])  # bucket 1: the token before
+    table.assign(table + 6.0 * ops.transpose(before))
+    look_back = backbone.encoder_layers[0].self_attention
+    _assign(look_back.value_dense, split)
+    _assign(look_back.output_dense, ops.matmul(ops.transpose(split), turn))
+
+    # The query is the token written last, the key what the encoder wrote there: the token before.
+    # Features have a variance of 1, so the product of `depth` of them is about `depth` for the same
+    # token and its root for another. What is passed on shall outweigh the token written last, which
+    # the residual connections carry to the output.
+    copier = backbone.decoder_layers[0].cross_attention
+    scale = (4.5 * depth**-0.5) ** 0.5
+    _assign(copier.query_dense, scale * split)
+    _assign(copier.key_dense, scale * ops.matmul(ops.transpose(turn), split))
+    _assign(copier.value_dense, split)
+    _assign(copier.output_dense, 3.0 * ops.transpose(split))
+
+
+def _assign(dense, kernel):
+    dense.kernel.assign(ops.reshape(kernel, dense.kernel.shape))

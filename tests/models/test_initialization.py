@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_llm.models import BertBackbone, XLNetBackbone, mimetic_initialization
+from keras_llm.models import BertBackbone, T5Backbone, XLNetBackbone, mimetic_initialization
 
 
 def first_scores(backbone, length):
@@ -87,3 +87,68 @@ def test_only_positions_of_xlnet_are_set():
         for i in (0, 1)
         for name in ("position_bias", "position_dense/kernel")
     }
+
+
+def copying_attention(backbone, tokens):
+    """Cross-attention of the first block, (batch, heads, target, source), of a text on itself."""
+    mask = np.ones(tokens.shape, bool)
+    encoded = backbone.encode(tokens, mask)
+    _, alignments = backbone.decode(tokens, encoded, mask, mask)
+    return np.array(alignments[0])
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"num_layers": 2, "num_heads": 4, "hidden_dim": 128, "intermediate_dim": 256},
+        {"num_layers": 1, "num_heads": 2, "hidden_dim": 96, "intermediate_dim": 64},
+        {"num_layers": 4, "num_heads": 4, "hidden_dim": 256, "intermediate_dim": 1024}
+        | {"key_value_dim": 80},  # more features in all heads than of a token
+        {"num_layers": 2, "num_heads": 4, "hidden_dim": 256, "intermediate_dim": 64}
+        | {"key_value_dim": 48, "use_gated_activation": True},  # fewer
+    ],
+)
+def test_a_new_t5_looks_at_what_follows_the_token_written_last(sizes):
+    backbone = T5Backbone(1000, dropout=0.0, **sizes)
+    rng = np.random.default_rng(0)
+    tokens = np.stack([rng.permutation(1000)[:40] for _ in range(8)])  # none twice
+    before = copying_attention(backbone, tokens)
+    assert before.max(axis=-1).mean() < 0.2
+
+    mimetic_initialization(backbone)
+    attention = copying_attention(backbone, tokens)
+    next_one = np.diagonal(attention, 1, axis1=2, axis2=3)  # (batch, heads, 39)
+    assert next_one.mean() > 0.4  # by chance 1 / 40
+    assert (attention[:, :, :-1].argmax(axis=-1) == np.arange(1, 40)).mean() > 0.6
+
+
+def test_a_new_t5_passes_on_what_it_looks_at():
+    """Ahead of all tokens but the one written last, which the residual connections carry."""
+    backbone = T5Backbone(1000, 2, 4, 128, 256, dropout=0.0)
+    mimetic_initialization(backbone)
+    rng = np.random.default_rng(0)
+    tokens = np.stack([rng.permutation(1000)[:40] for _ in range(8)])
+    mask = np.ones(tokens.shape, bool)
+    x, _ = backbone.decode(tokens, backbone.encode(tokens, mask), mask, mask)
+    ranked = np.argsort(-np.array(backbone.logits(x)), axis=-1)[:, :-1]  # (batch, 39, 1000)
+    two_first = (ranked[..., :2] == tokens[:, 1:, None]).any(axis=-1)
+    assert two_first.mean() > 0.5  # by chance 2 / 1000
+
+
+def test_only_the_copying_attention_of_t5_is_set():
+    backbone = T5Backbone(100, 2, 4, 32, 64)
+    before = {weight.path: np.array(weight) for weight in backbone.weights}
+    mimetic_initialization(backbone)
+    changed = {w.path for w in backbone.weights if not np.array_equal(w, before[w.path])}
+    assert changed == {"encoder_position_bias/embeddings"} | {
+        f"encoder_layer_0/self_attention/{name}_dense/kernel" for name in ("value", "output")
+    } | {
+        f"decoder_layer_0/cross_attention/{name}_dense/kernel"
+        for name in ("query", "key", "value", "output")
+    }
+
+
+def test_t5_with_another_output_matrix_cannot_copy():
+    backbone = T5Backbone(100, 1, 2, 8, 16, tie_embedding_weights=False)
+    with pytest.raises(ValueError, match="tie_embedding_weights=True"):
+        mimetic_initialization(backbone)
