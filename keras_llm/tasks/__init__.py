@@ -20,7 +20,12 @@ from keras_llm.tasks.prompting import (
 from keras_llm.tasks.question_answering import QuestionAnswerer, squad_scores
 from keras_llm.tasks.retrieval import Found, Passage, Retriever
 from keras_llm.tasks.sequence_to_sequence import SequenceToSequence
-from keras_llm.tasks.summarization import Summarizer, lead_baseline, rouge_scores
+from keras_llm.tasks.summarization import (
+    Summarizer,
+    first_clauses,
+    lead_baseline,
+    rouge_scores,
+)
 from keras_llm.tasks.token_classification import Entity, TokenClassifier, entity_scores
 from keras_llm.tasks.translation import Translator
 from keras_llm.tasks.writing import Writer, distinct_n, language_model, share_that_parses
@@ -51,6 +56,7 @@ __all__ = [
     "ZeroShotClassifier",
     "distinct_n",
     "entity_scores",
+    "first_clauses",
     "language_model",
     "lead_baseline",
     "rouge_scores",

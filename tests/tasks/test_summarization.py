@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from keras_llm import serving, training
+from keras_llm import corpora, serving, training
 from keras_llm.checkpoints import load_hugging_face, save_hugging_face
 from keras_llm.models import T5Backbone, Transformer
-from keras_llm.tasks import Summarizer, lead_baseline, rouge_scores
+from keras_llm.tasks import Summarizer, first_clauses, lead_baseline, rouge_scores
 from keras_llm.tokenizers import UnigramTokenizer, WordPieceTokenizer
 
 NAMES = ["Ada", "Bob", "Cleo", "Dan", "Eve", "Finn"]
@@ -239,3 +239,24 @@ def test_wordpieces_are_written_with_the_spaces_of_print():
     model = summarizer(backbone, tokenizer, target_length=5)
     graph = tf.function(model.serve)(tf.constant(["好，a"]))
     assert graph["summary"].numpy()[0].decode() == model.summarize(["好，a"])[0]
+
+
+def test_first_clauses_are_where_passages_begin():
+    articles = ["Snow tonight, they say. Dr. Watson paid 3.50: too much! He left.", "", "，。"]
+    passages, clauses = first_clauses(articles, per_article=2)
+    assert clauses == ["Snow tonight", "Dr. Watson paid 3.50"]
+    assert passages == [articles[0], articles[0][len("Snow tonight, they say. ") :]]
+
+    real, _ = corpora.headlines(corpora.load("peoples_daily_1998").split(0.1, 0.01).test)
+    passages, clauses = first_clauses(real, language="zh", per_article=4)
+    assert len(clauses) > 50
+    for passage, clause in zip(passages, clauses, strict=True):
+        assert passage.startswith(clause)
+        assert any("".join(passage.split()) in "".join(text.split()) for text in real)
+
+
+def test_first_clauses_of_nothing():
+    with pytest.raises(ValueError, match="empty"):
+        first_clauses([])
+    with pytest.raises(TypeError, match="put it in a list"):
+        first_clauses("Snow tonight.")
