@@ -82,13 +82,12 @@ def check(path, texts=None, verbose=False):
 
 
 def _loaded(version, requests, ops):
-    folder = importlib.util.find_spec("tensorflow_text").submodule_search_locations[0]
-    libraries = [
-        str(file)
-        for place in ("core/pybinds", "python/ops")
-        for file in sorted(Path(folder, place).glob("*.so"))
-    ]
-    asked = {"version": str(version), "libraries": libraries, "requests": requests, "ops": ops}
+    asked = {
+        "version": str(version),
+        "libraries": text_libraries(),
+        "requests": requests,
+        "ops": ops,
+    }
     process = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("loader.py"))],
         input=json.dumps(asked),
@@ -99,6 +98,12 @@ def _loaded(version, requests, ops):
     if process.returncode:
         raise RuntimeError(f"{version} does not serve. The loader said: {process.stderr[-2000:]}")
     return json.loads(process.stdout.splitlines()[-1])
+
+
+def text_libraries():
+    """Returns the paths of TensorFlow Text's op libraries, list of str."""
+    folder = importlib.util.find_spec("tensorflow_text").submodule_search_locations[0]
+    return sorted(map(str, Path(folder, "python", "ops").glob("*.so")))
 
 
 def ops_of(version):

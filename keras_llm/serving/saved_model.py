@@ -5,13 +5,17 @@ fails in TF Serving ("Could not find variable"), and `model.export` stores each 
 is saved here holds the plain TensorFlow variables, once each, and the graphs that read them.
 """
 
+import inspect
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
+import keras_llm.tasks  # noqa: F401  Keras finds the classes of saved models by it
+from keras_llm.corpora.files import read_rows
 from keras_llm.serving.signatures import signatures as all_signatures
 from keras_llm.serving.warmup import write_warmup
 
@@ -74,6 +78,52 @@ def export(model, path, *, signatures="auto", warmup=(), version="next"):
         return _rename(partial, path, version)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def export_file(file, path, warmup=None, **options):
+    """Exports a model that was saved: what `keras-llm export` does.
+
+    Args:
+        file: Path of a `.keras` file, or of the folder of a run of `finetune`.
+        path: As in `export`.
+        warmup: Path of a .jsonl, .csv or .parquet file with the columns that `serve` takes, such as
+            `text`: the warm-up requests; or None.
+        **options: `signatures` and `version` of `export`.
+
+    Returns:
+        The `pathlib.Path` of the new version.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a row of the requests lacks a column.
+        TypeError, ValueError, FileExistsError, ImportError: as `export`.
+
+    Example:
+        >>> export_file("no/such/model.keras", "export/sentiment")
+        Traceback (most recent call last):
+        FileNotFoundError: There is no model at no/such/model.keras.
+    """
+    file = Path(file)
+    if file.is_dir():
+        file = file / "model.keras"
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no model at {file}.")
+    model = keras.models.load_model(file)
+    requests = (
+        {} if warmup is None else _requests(warmup, inspect.signature(model.serve).parameters)
+    )
+    return export(model, path, warmup=requests, **options)
+
+
+def _requests(file, names):
+    """Reads requests, a dict of columns."""
+    columns = {name: [] for name in names}
+    for place, row in read_rows(file):
+        for name, column in columns.items():
+            if not isinstance(row.get(name), str):
+                raise ValueError(f"{place}: a request needs the text {name!r}; it has {list(row)}.")
+            column.append(row[name])
+    return columns
 
 
 def _check_version(path, version):

@@ -1,94 +1,13 @@
 """All ways to ask an export have the same answer, in a process without Keras and this package."""
 
-import keras
 import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
+from served import TASKS, TEXTS, classifier
 
 from keras_llm import serving
-from keras_llm.models import BertBackbone, GPT2Backbone, T5Backbone, Transformer
 from keras_llm.serving.signatures import RequestSampler, signatures
-from keras_llm.tasks import (
-    QuestionAnswerer,
-    Summarizer,
-    TextClassifier,
-    TextEmbedder,
-    TokenClassifier,
-    Translator,
-    language_model,
-)
-from keras_llm.tokenizers import BytePairTokenizer, UnigramTokenizer, WordPieceTokenizer
-
-TEXTS = ["A good film.", "坏电影！", "", "the 🙂 naïve  [MASK] \u0000 \ufffd", "good " * 90]
-CORPUS = ["a good film, the naïve film", "坏电影！", "who saw the film?"] * 4
-
-
-def encoder(vocabulary_size):
-    return BertBackbone(vocabulary_size, 1, 2, 16, 32, max_sequence_length=32)
-
-
-def classifier(**kwargs):
-    tokenizer = WordPieceTokenizer.train(CORPUS, 50)
-    backbone = encoder(tokenizer.vocabulary_size())
-    return TextClassifier(backbone, tokenizer, ["差", "good"], **kwargs)
-
-
-def embedder():
-    tokenizer = WordPieceTokenizer.train(CORPUS, 50)
-    return TextEmbedder(encoder(tokenizer.vocabulary_size()), tokenizer)
-
-
-def tagger():
-    tokenizer = WordPieceTokenizer.train(CORPUS, 50)
-    backbone = encoder(tokenizer.vocabulary_size())
-    return TokenClassifier(backbone, tokenizer, ["PER", "LOC"], sequence_length=32)
-
-
-def answerer():
-    tokenizer = WordPieceTokenizer.train(CORPUS, 50)
-    backbone = encoder(tokenizer.vocabulary_size())
-    return QuestionAnswerer(backbone, tokenizer, sequence_length=32, stride=8)
-
-
-def summarizer():
-    tokenizer = UnigramTokenizer.train(CORPUS, 27)
-    backbone = T5Backbone(tokenizer.vocabulary_size(), 1, 2, 16, 32)
-    return Summarizer(backbone, tokenizer, sequence_length=16, target_length=6)
-
-
-def translator():
-    tokenizer = WordPieceTokenizer.train(CORPUS, 50)
-    backbone = Transformer(1, 16, 2, 32, tokenizer.vocabulary_size())
-    return Translator(backbone, tokenizer, sequence_length=16, target_length=6)
-
-
-def decoder(sampler="greedy"):
-    tokenizer = BytePairTokenizer.train(CORPUS, 280)
-    backbone = GPT2Backbone(280, 1, 2, 16, 32, max_sequence_length=24, dropout=0.0)
-    model = language_model(backbone, tokenizer, sequence_length=24)
-    model.compile(sampler=sampler)
-    return model
-
-
-TASKS = {
-    make.__name__: make
-    for make in (classifier, embedder, tagger, answerer, summarizer, translator, decoder)
-}
-
-
-@pytest.fixture(scope="module")
-def exports(tmp_path_factory):
-    made = {}
-
-    def get(name):
-        if name not in made:
-            keras.utils.set_random_seed(0)
-            model = TASKS[name]()
-            made[name] = model, serving.export(model, tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return get
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -202,9 +121,7 @@ def test_some_signatures_and_a_signature_that_there_is_not(tmp_path):
     model = classifier()
     version = serving.export(model, tmp_path, signatures=["tokenize"])
     assert set(tf.saved_model.load(version).signatures) == {"serving_default", "tokenize"}
-    with pytest.raises(
-        ValueError, match=r"no signature 'generate'\. This model has serving_default"
-    ):
+    with pytest.raises(ValueError, match=r"no signature 'generate'\. This model has serving"):
         serving.export(model, tmp_path, signatures=["generate"])
     assert [child.name for child in tmp_path.iterdir()] == ["1"]
 
