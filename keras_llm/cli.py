@@ -175,8 +175,11 @@ def export_model(
 ):
     """Export a model for TensorFlow Serving: strings in, answers out."""
     with _plain_errors():
-        version = _room("serving").export_file(model, to, warmup, signatures=signature or "auto")
+        room = _room("serving")
+        version = room.export_file(model, to, warmup, signatures=signature or "auto")
         typer.echo(version)
+        ops = ", ".join(room.needed_text_ops(version))
+        typer.echo(f"It needs these ops of TensorFlow Text, as TF Serving 2.18 has them: {ops}.")
 
 
 @app.command()

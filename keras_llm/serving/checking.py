@@ -106,6 +106,18 @@ def text_libraries():
     return sorted(map(str, Path(folder, "python", "ops").glob("*.so")))
 
 
+def needed_text_ops(version):
+    """Lists the ops of TensorFlow Text that a server must have for an export.
+
+    Args:
+        version: Path of a version.
+
+    Returns:
+        List of str; TF Serving links all of them since 2.18.
+    """
+    return sorted(ops_of(version) & SERVED_TEXT_OPS)
+
+
 def ops_of(version):
     """Lists the ops of an export, those of its functions included.
 
