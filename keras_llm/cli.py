@@ -1,4 +1,4 @@
-"""The command line: `keras-llm demo`, `data`, `finetune`, `evaluate` and `chat`."""
+"""The command line of `keras-llm`: a command for each of the functions `demo.run` and so on."""
 
 import ast
 import contextlib
@@ -160,6 +160,39 @@ def chat(
                 typer.secho(f"There is no {text}; there are /forget and /quit.", err=True)
             elif text:
                 typer.echo(conversation.reply(text))
+
+
+@app.command("export")
+def export_model(
+    model: Annotated[str, typer.Argument(help="A .keras file, or the folder of a run.")],
+    to: Annotated[str, typer.Option(help="The model's folder, which gets a new version.")],
+    warmup: Annotated[
+        str | None, typer.Option(help="Requests: .jsonl, .csv or .parquet with the inputs.")
+    ] = None,
+    signature: Annotated[
+        list[str] | None, typer.Option(help="One of the signatures to export; by default all.")
+    ] = None,
+):
+    """Export a model for TensorFlow Serving: strings in, answers out."""
+    with _plain_errors():
+        room = _room("serving")
+        version = room.export_file(model, to, warmup, signatures=signature or "auto")
+        typer.echo(version)
+        ops = ", ".join(room.needed_text_ops(version))
+        typer.echo(f"It needs these ops of TensorFlow Text, as TF Serving 2.18 has them: {ops}.")
+
+
+@app.command()
+def check_export(
+    path: Annotated[str, typer.Argument(help="A version, or the model's folder: its last one.")],
+    text: Annotated[
+        list[str] | None, typer.Argument(help="Texts to ask; by default the warm-up requests.")
+    ] = None,
+):
+    """Load an export as a server does, show what it has, ask it, compare its signatures."""
+    with _plain_errors():
+        for name, answers in _room("serving").check(path, text or None, verbose=True).items():
+            typer.echo(f"{name}: {answers}")
 
 
 def _typed():

@@ -1,7 +1,9 @@
+import keras
 import pytest
+from served import classifier
 from typer.testing import CliRunner
 
-from keras_llm import cli, demo, finetune
+from keras_llm import cli, demo, finetune, serving
 from keras_llm.cli import app
 
 
@@ -139,3 +141,37 @@ def test_errors_of_finetune_are_one_line(tmp_path, arguments, message):
     assert result.exit_code == 1
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_export_and_its_check(tmp_path, monkeypatch):
+    keras.utils.set_random_seed(0)
+    model = classifier()
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "requests.jsonl").write_text('{"text": "a good film"}\n{"text": ""}\n')
+    requests = str(tmp_path / "requests.jsonl")
+    result = keras_llm("export", str(tmp_path), "--to", f"{tmp_path}/film", "--warmup", requests)
+    first, second = result.output.splitlines()
+    assert first == f"{tmp_path}/film/1"
+    assert "FastWordpieceTokenizeWithOffsets, NormalizeUTF8." in second
+    result = keras_llm("check-export", f"{tmp_path}/film")
+    assert result.exit_code == 0
+    for words in ("MiB", "NormalizeUTF8", "serving_default", "probabilities", "2 requests"):
+        assert words in result.output
+    names = model.predict(["a good film", ""], verbose=0)["label"].tolist()
+    assert f"label: {names}" in result.output
+
+    monkeypatch.setattr(serving, "check", lambda path, texts, verbose: {"label": texts})
+    assert keras_llm("check-export", "film", "fine", "bad").output == "label: ['fine', 'bad']\n"
+
+
+def test_export_needs_a_model_and_whole_requests(tmp_path):
+    result = keras_llm("export", str(tmp_path), "--to", f"{tmp_path}/film")
+    assert result.exit_code == 1
+    assert "There is no model at" in result.output
+    classifier().save(tmp_path / "model.keras")
+    (tmp_path / "requests.jsonl").write_text('{"review": "a good film"}\n')
+    requests = str(tmp_path / "requests.jsonl")
+    result = keras_llm("export", str(tmp_path), "--to", f"{tmp_path}/film", "--warmup", requests)
+    assert result.exit_code == 1
+    assert "line 1: a request needs the text 'text'" in " ".join(result.output.split())
+    assert not (tmp_path / "film").exists()

@@ -292,13 +292,14 @@ class CausalLM(TrainingMixin):
             )
         return super().make_generate_function()
 
-    def generate_step(self, inputs, stop_token_ids=None):
+    def generate_step(self, inputs, stop_token_ids=None, sampler=None):
         """Goes on with a batch of prompts, as a graph.
 
         Args:
             inputs: dict of `token_ids` int32 (batch, max_length) and `padding_mask` bool (batch,
                 max_length), with padding on either side.
             stop_token_ids: list of int, or None.
+            sampler: `keras_hub.samplers.Sampler`; by default that of `compile`.
 
         Returns:
             The dict of the texts, real tokens first: `padding_mask` is True at the prompt and what
@@ -328,7 +329,7 @@ class CausalLM(TrainingMixin):
                 logits = ops.where(has_stopped[:, None], certain, logits)
             return logits, hidden_states[:, 0], cache
 
-        token_ids = self.sampler(
+        token_ids = (sampler or self.sampler)(
             next=next_token,
             prompt=token_ids,
             cache=cache,
@@ -351,20 +352,74 @@ class CausalLM(TrainingMixin):
         Returns:
             A dict of `text`, string (batch,): prompts and continuations.
         """
+        return {"text": self._spelled(self._written(self.serve_inputs(text)))}
+
+    def serve_inputs(self, text):
+        """What the model reads of prompts, as a graph.
+
+        Args:
+            text: string tensor (batch,).
+
+        Returns:
+            A dict of `token_ids` int32 and `padding_mask` bool, both (batch, sequence_length): the
+            start token and the prompt, cut so that a token can be written.
+        """
         import tensorflow as tf
 
         tokenizer, length = self.tokenizer, self.preprocessor.sequence_length
         prompts = tokenizer.tokenize(text)[:, : length - 1]
         prompts = tf.concat([tf.fill([tf.shape(text)[0], 1], tokenizer.start_token_id), prompts], 1)
         token_ids = prompts.to_tensor(tokenizer.pad_token_id, shape=(None, length))
-        padding_mask = tf.sequence_mask(prompts.row_lengths(), length)
-        written = self.generate_step(
-            {"token_ids": token_ids, "padding_mask": padding_mask}, [tokenizer.end_token_id]
-        )
+        return {
+            "token_ids": token_ids,
+            "padding_mask": tf.sequence_mask(prompts.row_lengths(), length),
+        }
+
+    def serve_tokens(self, inputs):
+        """Goes on with token ids, as a graph.
+
+        Args:
+            inputs: the dict of `serve_inputs`.
+
+        Returns:
+            The same dict, with what was written.
+        """
+        return self._written(inputs)
+
+    def serve_generate(self, prompt, sampler):
+        """Goes on with texts by another sampler, as a graph.
+
+        Args:
+            prompt: string tensor (batch,).
+            sampler: function of the prompts' numbers of tokens, int32 (batch,), that returns a
+                `keras_hub.samplers.Sampler`.
+
+        Returns:
+            A dict of `text`, string (batch,), prompts and continuations, and `new_tokens`, int32
+            (batch,), how many were written.
+        """
+        inputs = self.serve_inputs(prompt)
+        before = ops.sum(ops.cast(inputs["padding_mask"], "int32"), axis=1)  # (batch,)
+        written = self._written(inputs, sampler(before))
+        after = ops.sum(ops.cast(self._is_text(written), "int32"), axis=1)
+        # The start token is not part of the text.
+        return {"text": self._spelled(written), "new_tokens": after - (before - 1)}
+
+    def _written(self, inputs, sampler=None):
+        return self.generate_step(inputs, [self.tokenizer.end_token_id], sampler)
+
+    def _is_text(self, written):
+        """Says which tokens are neither padding nor special, bool (batch, length)."""
         token_ids, is_text = written["token_ids"], written["padding_mask"]
-        for token in tokenizer.special_token_ids:
-            is_text = tf.logical_and(is_text, token_ids != token)
-        return {"text": tokenizer.detokenize(tf.ragged.boolean_mask(token_ids, is_text))}
+        for token in self.tokenizer.special_token_ids:
+            is_text = ops.logical_and(is_text, token_ids != token)
+        return is_text
+
+    def _spelled(self, written):
+        import tensorflow as tf
+
+        ids = tf.ragged.boolean_mask(written["token_ids"], self._is_text(written))
+        return self.tokenizer.detokenize(ids)
 
     def call_with_cache(self, token_ids, cache, cache_update_index):
         """Reads some more tokens of a text, given the cache of those before.

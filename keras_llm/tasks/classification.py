@@ -136,7 +136,15 @@ class Classifier(TextTask):
             `multi_label`, `labels` instead, string (batch, classes): in the column of a class its
             name, or "" where it is not given.
         """
-        return self._answer(self(self.preprocessor(text), training=False))
+        return self.serve_tokens(self.serve_inputs(text))
+
+    def serve_inputs(self, text):
+        """What the model reads of texts: string tensor (batch,) to the preprocessor's dict."""
+        return self.preprocessor(text)
+
+    def serve_tokens(self, inputs):
+        """The same as `serve` from the preprocessor's dict on."""
+        return self._answer(self(inputs, training=False))
 
     def calibrate(self, x, y, batch_size=32, **kwargs):
         """Sets the temperature at which probabilities fit a validation set best.

@@ -150,7 +150,15 @@ class TextEmbedder(keras_hub.models.Task):
         Returns:
             A dict of `embedding`, float32 (batch, hidden_dim).
         """
-        return {"embedding": self(self.preprocessor(text), training=False)}
+        return self.serve_tokens(self.serve_inputs(text))
+
+    def serve_inputs(self, text):
+        """What the model reads of texts: string tensor (batch,) to the preprocessor's dict."""
+        return self.preprocessor(text)
+
+    def serve_tokens(self, inputs):
+        """The same as `serve` from the preprocessor's dict on."""
+        return {"embedding": self(inputs, training=False)}
 
 
 def _unit_length(vectors):

@@ -288,6 +288,22 @@ class QuestionAnswerer(ReadsTokens, TextTask):
         start, length = best["start"], best["end"] - best["start"]
         return {"answer": tf.strings.substr(context, start, length, unit="UTF8_CHAR"), **best}
 
+    def serve_inputs(self, question, context):
+        """What the model reads: string tensors (batch,) to the dict of all windows."""
+        return self.preprocessor.pack(self.preprocessor.windows(question, context).token_ids)
+
+    def serve_tokens(self, inputs):
+        """Scores each token of windows as the first and as the last of the answer.
+
+        Args:
+            inputs: the dict of `serve_inputs`.
+
+        Returns:
+            A dict of `start_logits` and `end_logits`, float32 (windows, length).
+        """
+        start, end = tf.unstack(self(inputs, training=False), axis=1)
+        return {"start_logits": start, "end_logits": end}
+
     def tune_na_threshold(self, x, contexts=None, answers=None, **kwargs):
         """Sets `na_threshold` to what gives the greatest F1 (section 4.3).
 

@@ -86,7 +86,7 @@ class SequenceToSequence(TextTask):
         self.length_penalty = length_penalty
         self.no_repeat_ngram = no_repeat_ngram
 
-        self._write = tf.function(self._write_ids, autograph=False, reduce_retracing=True)
+        self._write = tf.function(self._write_texts, autograph=False, reduce_retracing=True)
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -203,18 +203,36 @@ class SequenceToSequence(TextTask):
         Returns:
             A dict of `target_name`, such as `translation`, string (batch,).
         """
-        ids = self._write_ids(
-            text, self.target_length, self.num_beams, self.length_penalty, self.no_repeat_ngram
-        )
+        ids = self.serve_tokens(self.serve_inputs(text))["token_ids"]
         return {self.target_name: self.preprocessor.tokenizer.detokenize(ids)}
+
+    def serve_inputs(self, text):
+        """What the encoder reads: string tensor (batch,) to the preprocessor's dict."""
+        return self.preprocessor(text)
+
+    def serve_tokens(self, inputs):
+        """Writes the tokens of targets, as the model is set to.
+
+        Args:
+            inputs: the dict of `serve_inputs`.
+
+        Returns:
+            A dict of `token_ids`, int32 (batch, target_length), with the end token.
+        """
+        ids = self._write_ids(
+            inputs, self.target_length, self.num_beams, self.length_penalty, self.no_repeat_ngram
+        )
+        return {"token_ids": ids}
 
     def _spelled(self, ids, sources):
         """Writes ids as texts; a subclass may look at the sources for it."""
         return self.preprocessor.tokenizer.detokenize(ids)
 
-    def _write_ids(self, texts, max_length, num_beams, length_penalty, no_repeat_ngram=None):
-        """Writes a batch, as a graph: strings (batch,) to ids (batch, max_length)."""
-        source = self.preprocessor(texts)
+    def _write_texts(self, texts, **options):
+        return self._write_ids(self.serve_inputs(texts), **options)
+
+    def _write_ids(self, source, max_length, num_beams, length_penalty, no_repeat_ngram=None):
+        """Writes a batch, as a graph: the encoder's dict to ids (batch, max_length)."""
         mask = source["encoder_padding_mask"]  # (batch, source)
         encoded = self.backbone.encode(source["encoder_token_ids"], mask)
         batch = ops.shape(encoded)[0]

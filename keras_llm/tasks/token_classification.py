@@ -385,13 +385,37 @@ class TokenClassifier(ReadsTokens, TextTask):
             served["ends"] = first.with_values(end).to_tensor(-1)
         return served
 
+    def serve_inputs(self, text):
+        """What the model reads: string tensor (batch,) to the dict of the texts' windows."""
+        text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")  # undecodable bytes: U+FFFD
+        words, _, _ = split_words(text)
+        return self._packed(words)
+
+    def serve_tokens(self, inputs):
+        """Tags the words of windows.
+
+        Args:
+            inputs: the dict of `serve_inputs`.
+
+        Returns:
+            A dict of `window_tags`, string (windows, words), "" where a window has fewer words.
+        """
+        tags = tf.gather(self.tags, self._decoded(inputs))
+        return {"window_tags": tf.where(inputs["word_mask"], tags, "")}
+
+    def _packed(self, words):
+        windows = self.preprocessor.windows(self.preprocessor.pieces(words))
+        return self.preprocessor.pack_words(windows)
+
+    def _decoded(self, inputs):
+        """Returns the numbers of the tags of words, int32 (windows, words)."""
+        outputs = self(inputs, training=False)
+        return crf_decode(outputs) if self.crf else tf.argmax(outputs, -1, tf.int32)
+
     def _numbers_of_tags(self, words):
         """Tags words, as a graph: string ragged (batch, words) to int32 ragged (batch, words)."""
-        windows = self.preprocessor.windows(self.preprocessor.pieces(words))
-        inputs = self.preprocessor.pack_words(windows)
-        outputs = self(inputs, training=False)
-        numbers = crf_decode(outputs) if self.crf else tf.argmax(outputs, -1, tf.int32)
-        return words.with_values(tf.boolean_mask(numbers, inputs["word_mask"]))
+        inputs = self._packed(words)
+        return words.with_values(tf.boolean_mask(self._decoded(inputs), inputs["word_mask"]))
 
 
 # === Loss and metrics ===
