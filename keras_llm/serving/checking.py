@@ -114,6 +114,14 @@ def needed_text_ops(version):
 
     Returns:
         List of str; TF Serving links all of them since 2.18.
+
+    Raises:
+        RuntimeError: there is no export.
+
+    Example:
+        >>> needed_text_ops("no/such/version")
+        Traceback (most recent call last):
+        RuntimeError: no/such/version does not serve. There is no saved_model.pb in it.
     """
     return sorted(ops_of(version) & SERVED_TEXT_OPS)
 
