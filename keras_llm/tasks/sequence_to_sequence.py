@@ -228,8 +228,8 @@ class SequenceToSequence(TextTask):
         """Writes ids as texts; a subclass may look at the sources for it."""
         return self.preprocessor.tokenizer.detokenize(ids)
 
-    def _write_texts(self, texts, **options):
-        return self._write_ids(self.serve_inputs(texts), **options)
+    def _write_texts(self, texts, *options, **named):
+        return self._write_ids(self.serve_inputs(texts), *options, **named)
 
     def _write_ids(self, source, max_length, num_beams, length_penalty, no_repeat_ngram=None):
         """Writes a batch, as a graph: the encoder's dict to ids (batch, max_length)."""
