@@ -67,26 +67,33 @@ def _answered(session, signatures, requests):
     start = time.perf_counter()
     answers = ask("serving_default", texts)
     report = {"first_seconds": time.perf_counter() - start, "differences": {}}
-    if "examples" in signatures:
-        rows = zip(*texts.values(), strict=True)
-        examples = [_example(dict(zip(texts, row, strict=True))) for row in rows]
-        others = ask("examples", {"examples": np.array(examples, object)})
-        report["differences"]["examples"] = _difference(answers, others)
-    if "tokens" in signatures:
-        others = ask("tokens", ask("tokenize", texts))
-        same = {name: values for name, values in answers.items() if name in others}
-        if same:
-            report["differences"]["tokens"] = _difference(same, others)
-    if len(texts) == 1:
-        alone = [ask("serving_default", {k: v[:1] for k, v in texts.items()})]
-        first = {name: values[:1] for name, values in answers.items()}
-        if all(first[name].shape == alone[0][name].shape for name in first):
-            report["differences"]["the first alone"] = _difference(first, alone[0])
+    if _difference(answers, ask("serving_default", texts)) == 0:  # it does not draw at random
+        report["differences"] = _compared(ask, signatures, texts, answers)
     report["answers"] = {
         name: (_decoded(values) if values.dtype == object else values).tolist()
         for name, values in answers.items()
     }
     return report
+
+
+def _compared(ask, signatures, texts, answers):
+    """By how much other ways to ask differ from `serving_default`."""
+    first = {name: values[:1] for name, values in answers.items()}
+    alone = ask("serving_default", {name: column[:1] for name, column in texts.items()})
+    differences = {}
+    if all(first[name].shape == alone[name].shape for name in first):
+        differences["the first alone"] = _difference(first, alone)
+    if "examples" in signatures:
+        rows = zip(*texts.values(), strict=True)
+        examples = [_example(dict(zip(texts, row, strict=True))) for row in rows]
+        others = ask("examples", {"examples": np.array(examples, object)})
+        differences["examples"] = _difference(answers, others)
+    if {"tokenize", "tokens"} <= set(signatures):
+        others = ask("tokens", ask("tokenize", texts))
+        same = {name: values for name, values in answers.items() if name in others}
+        if same:
+            differences["tokens"] = _difference(same, others)
+    return differences
 
 
 def _example(row):
