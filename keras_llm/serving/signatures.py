@@ -55,10 +55,9 @@ def signatures(model):
 
 def _tokens(model, read):
     """The signature of ids: what `tokenize` gives, each of any size."""
-    # A decoder's cache has a fixed length.
-    fixed = hasattr(model, "serve_generate")
+    fixed = hasattr(model, "serve_generate")  # a decoder's cache has a fixed length
     specs = [
-        tf.TensorSpec([None, tensor.shape[1] if fixed else None], tensor.dtype, name)
+        tf.TensorSpec(tensor.shape if fixed else [None] * tensor.shape.rank, tensor.dtype, name)
         for name, tensor in read.items()
     ]
 
