@@ -172,14 +172,18 @@ def export_model(
     signature: Annotated[
         list[str] | None, typer.Option(help="One of the signatures to export; by default all.")
     ] = None,
+    portable: Annotated[
+        bool, typer.Option(help="Use core ops alone, for where TensorFlow Text is not.")
+    ] = False,
 ):
     """Export a model for TensorFlow Serving: strings in, answers out."""
     with _plain_errors():
         room = _room("serving")
-        version = room.export_file(model, to, warmup, signatures=signature or "auto")
+        chosen = signature or "auto"
+        version = room.export_file(model, to, warmup, signatures=chosen, portable=portable)
         typer.echo(version)
-        ops = ", ".join(room.needed_text_ops(version))
-        typer.echo(f"It needs these ops of TensorFlow Text, as TF Serving 2.18 has them: {ops}.")
+        ops = ", ".join(room.needed_text_ops(version)) or "none"
+        typer.echo(f"Ops of TensorFlow Text that it needs, which TF Serving 2.18 has: {ops}.")
 
 
 @app.command()

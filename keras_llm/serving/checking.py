@@ -22,7 +22,6 @@ SERVED_TEXT_OPS = frozenset(
     {
         "FastWordpieceTokenizeWithOffsets",
         "NormalizeUTF8",
-        "RegexSplitWithOffsets",
         "SentencepieceDetokenizeOp",
         "SentencepieceOp",
         "SentencepieceTokenizeOp",

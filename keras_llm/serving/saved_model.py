@@ -5,6 +5,7 @@ fails in TF Serving ("Could not find variable"), and `model.export` stores each 
 is saved here holds the plain TensorFlow variables, once each, and the graphs that read them.
 """
 
+import contextlib
 import inspect
 import os
 import shutil
@@ -18,9 +19,10 @@ import keras_llm.tasks  # noqa: F401  Keras finds the classes of saved models by
 from keras_llm.corpora.files import read_rows
 from keras_llm.serving.signatures import signatures as all_signatures
 from keras_llm.serving.warmup import write_warmup
+from keras_llm.tokenizers.subword import SubwordTokenizer
 
 
-def export(model, path, *, signatures="auto", warmup=(), version="next"):
+def export(model, path, *, signatures="auto", warmup=(), version="next", portable=False):
     """Writes a version of a model for serving: strings in; names, numbers or texts out.
 
     The folder receives `1/`, `2/`, ... as TF Serving expects them. A version is written beside and
@@ -36,13 +38,16 @@ def export(model, path, *, signatures="auto", warmup=(), version="next"):
             TF Serving answers before it says that it is ready, so that the first user does not
             wait. Needs the extra `[serving]`.
         version: "next" for the number after the highest; or a higher one, int.
+        portable: Whether to use TensorFlow's core ops alone, for where TensorFlow Text is not. The
+            answers are the same; strings take longer to tokenize.
 
     Returns:
         The `pathlib.Path` of the new version.
 
     Raises:
-        TypeError: the model has no `serve`.
-        ValueError: the model has no such signature; the version is not higher than those there are.
+        TypeError: the model has no `serve`; its tokenizer has no portable form.
+        ValueError: the model has no such signature; the version is not higher than those there are;
+            its SentencePiece model has no portable form.
         FileExistsError: the path exists as a file.
         ImportError: there are warm-up requests, but not the extra `[serving]`.
 
@@ -67,17 +72,18 @@ def export(model, path, *, signatures="auto", warmup=(), version="next"):
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file. An export is a folder: choose another path.")
     _check_version(path, version)
-    functions = _chosen(all_signatures(model), signatures)
-    path.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=path))
-    try:
-        _save(model, functions, partial)
-        if warmup:
-            write_warmup(partial, path.name, warmup)
-        _sync(partial)
-        return _rename(partial, path, version)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _portable(model.preprocessor.tokenizer) if portable else contextlib.nullcontext():
+        functions = _chosen(all_signatures(model), signatures)
+        path.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=path))
+        try:
+            _save(model, functions, partial)
+            if warmup:
+                write_warmup(partial, path.name, warmup)
+            _sync(partial)
+            return _rename(partial, path, version)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def export_file(file, path, warmup=None, **options):
@@ -88,7 +94,7 @@ def export_file(file, path, warmup=None, **options):
         path: As in `export`.
         warmup: Path of a .jsonl, .csv or .parquet file with the columns that `serve` takes, such as
             `text`: the warm-up requests; or None.
-        **options: `signatures` and `version` of `export`.
+        **options: `signatures`, `version` and `portable` of `export`.
 
     Returns:
         The `pathlib.Path` of the new version.
@@ -146,13 +152,25 @@ def _chosen(functions, names):
     return {name: functions[name] for name in dict.fromkeys(["serving_default", *names])}
 
 
+def _portable(tokenizer):
+    if not isinstance(tokenizer, SubwordTokenizer):
+        raise TypeError(
+            f"{type(tokenizer).__name__} has no portable form. Use a tokenizer of "
+            "keras_llm.tokenizers, or export without `portable`."
+        )
+    return tokenizer.portable()
+
+
 def _save(model, functions, folder):
-    """Saves the graphs with the variables they read."""
+    """Saves the graphs with the variables they read, and the files of the tokenizer."""
     module = tf.Module()
     seeds = model.sampler.variables if hasattr(model, "sampler") else []
     module.variables_of_the_model = [variable.value for variable in (*model.variables, *seeds)]
-    module.tokenizer = model.preprocessor.tokenizer  # it may own lookup tables
-    tf.saved_model.save(module, str(folder), signatures=functions)
+    module.tokenizer = tokenizer = model.preprocessor.tokenizer  # it may own lookup tables
+    with tempfile.TemporaryDirectory() as files:
+        tokenizer.save_assets(files)
+        module.vocabulary = [tf.saved_model.Asset(str(file)) for file in Path(files).iterdir()]
+        tf.saved_model.save(module, str(folder), signatures=functions)
     folder.chmod(0o755)  # mkdtemp's 0o700 would lock a server of another user out
 
 

@@ -19,7 +19,6 @@ import seqeval.metrics.v1
 import seqeval.scheme
 import sklearn.metrics
 import tensorflow as tf
-import tensorflow_text
 from keras import ops
 
 from keras_llm.layers import CRF, crf_decode, crf_log_likelihood
@@ -43,6 +42,7 @@ REPORTED = ("precision", "recall", "f1", "support")
 
 _SPACE = r"[\s\p{Z}\p{Cc}]+"
 _ALONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\x{FF00}-\x{FFEF}\p{P}\p{S}]"
+_EDGE = b"\xff"  # a byte that UTF-8 never has
 
 
 class Entity(NamedTuple):
@@ -651,12 +651,12 @@ def split_words(text):
         >>> [word.decode() for word in words[0].numpy()], starts.to_list(), ends.to_list()
         (['Hi', ',', '北', '京', '!'], [[0, 2, 4, 5, 6]], [[2, 3, 5, 6, 7]])
     """
-    separators = f"{_SPACE}|{_ALONE}"
-    text = tf.strings.regex_replace(text, r"\x00", " ")  # to the op below a text would end there
-    parts = tensorflow_text.regex_split(text, separators, separators)  # nothing is left out
+    text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")  # undecodable bytes: U+FFFD
+    text = tf.strings.regex_replace(text, f"{_SPACE}|{_ALONE}", _EDGE + rb"\0" + _EDGE)
+    parts = tf.strings.split(text, _EDGE)  # nothing is left out
     lengths = tf.strings.length(parts.values, unit="UTF8_CHAR")
     ends = running_ends(parts, lengths)
-    words = parts.with_values(~tf.strings.regex_full_match(parts.values, _SPACE))
+    words = parts.with_values(~tf.strings.regex_full_match(parts.values, f"({_SPACE})?"))
     return tuple(
         tf.ragged.boolean_mask(parts.with_values(column), words)
         for column in (parts.values, ends - lengths, ends)

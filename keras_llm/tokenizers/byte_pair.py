@@ -44,6 +44,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as Steps
 from tokenizers.trainers import BpeTrainer
 
+from keras_llm.tokenizers.portable import PairMerger
 from keras_llm.tokenizers.subword import (
     CONFIG_FILE,
     NO_REPLACEMENTS,
@@ -272,6 +273,9 @@ class BytePairTokenizer(SubwordTokenizer):
         merged = self._pieces.tokenize(_printable(tf.where(whole, "", words)))
         alone = tf.RaggedTensor.from_row_lengths(ids[whole], tf.cast(whole, tf.int64))
         return tf.concat([alone, merged], axis=1)  # one of the two is empty
+
+    def _portable_engines(self) -> dict:
+        return {"_pieces": PairMerger(self.vocabulary, _ranks(self.merges, self._ids))}
 
     # === Ids to text ===
 

@@ -11,6 +11,7 @@ Notable:
   give it several roles: the token that starts a text is BERT's `cls_token`.
 """
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -75,7 +76,8 @@ class SubwordTokenizer(keras_hub.tokenizers.Tokenizer):
     """Base of the tokenizers: call it on strings, eagerly or in a graph.
 
     A subclass gives `_tokenize`, string tensor (texts,) to ragged ids (texts, None), `_detokenize`,
-    its inverse, and `_continues`, and sets its tokens with `_set_tokens`.
+    its inverse, `_continues`, and `_portable_engines`, the attributes that `portable` sets and to
+    what; and it sets its tokens with `_set_tokens`.
 
     Args:
         special_tokens: dict from names, such as "pad_token", to tokens.
@@ -250,6 +252,40 @@ class SubwordTokenizer(keras_hub.tokenizers.Tokenizer):
         texts = self._detokenize(tf.cast(ids, tf.int32))
         return _strings(texts) if tf.executing_eagerly() else texts
 
+    # === Portable graphs ===
+
+    @contextlib.contextmanager
+    def portable(self):
+        """Works with TensorFlow's core ops alone for as long as the context lasts, slower.
+
+        A graph that is traced within it loads where TensorFlow Text is not. The ids are the same.
+
+        Yields:
+            The tokenizer.
+
+        Raises:
+            ValueError: a SentencePiece model of a kind that `portable.MostProbable` does not know.
+
+        Example:
+            >>> from keras_llm.tokenizers import WordPieceTokenizer
+            >>> specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+            >>> tokenizer = WordPieceTokenizer([*specials, "cafe", "##s"])
+            >>> with tokenizer.portable():
+            ...     tokenizer.encode("Cafés")
+            [5, 6]
+        """
+        self._check_vocabulary()
+        with tf.init_scope():  # tables, never part of a caller's graph
+            engines = self._portable_engines()
+        usual = {name: getattr(self, name) for name in engines}
+        try:
+            for name, engine in engines.items():
+                setattr(self, name, engine)
+            yield self
+        finally:
+            for name, engine in usual.items():
+                setattr(self, name, engine)
+
     # === Vocabulary ===
 
     def get_vocabulary(self) -> list[str]:
@@ -378,6 +414,7 @@ class SentencepieceEngine(tensorflow_text.SentencepieceTokenizer):
 
     def __init__(self, model: bytes):
         super().__init__(model)
+        self.model = model
         self._model_resource = _NamedModel(model)
 
 

@@ -42,6 +42,7 @@ import tensorflow_text
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
+from keras_llm.tokenizers.portable import MostProbable, Replacements, decompositions
 from keras_llm.tokenizers.subword import (
     CONFIG_FILE,
     NO_REPLACEMENTS,
@@ -128,6 +129,7 @@ class UnigramTokenizer(SubwordTokenizer):
         self.num_sentinels = num_sentinels
         self.keep_accents = keep_accents
         self.file_assets = [MODEL_FILE]
+        self._decompose = nfkd
         self.proto = None
         if model is not None:
             self._set_model(model)
@@ -204,7 +206,15 @@ class UnigramTokenizer(SubwordTokenizer):
 
     def _tokenize(self, text: tf.Tensor) -> tf.RaggedTensor:
         text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")  # undecodable bytes: U+FFFD
-        return self._pieces.tokenize(text if self.keep_accents else drop_accents(text))
+        if not self.keep_accents:
+            text = drop_accents(text, self._decompose)
+        return self._pieces.tokenize(text)
+
+    def _portable_engines(self) -> dict:
+        engines = {"_pieces": MostProbable(self._pieces.model)}
+        if not self.keep_accents:
+            engines["_decompose"] = Replacements(decompositions("NFKD"))
+        return engines
 
     # === Ids to text ===
 
@@ -344,11 +354,28 @@ class UnigramTokenizer(SubwordTokenizer):
         return type(self), (self.proto, *(config[name] for name in names))
 
 
-def drop_accents(text: tf.Tensor) -> tf.Tensor:
+def nfkd(text: tf.Tensor) -> tf.Tensor:
+    """Takes characters apart, compatible ones too (Unicode Standard Annex 15).
+
+    Args:
+        text: string tensor of any shape.
+
+    Returns:
+        String tensor of the same shape.
+
+    Example:
+        >>> nfkd(tf.constant("ﬁ")).numpy()
+        b'fi'
+    """
+    return tensorflow_text.normalize_utf8(text, "NFKD")
+
+
+def drop_accents(text: tf.Tensor, decompose=nfkd) -> tf.Tensor:
     """Decomposes characters, drops accents and writes two quotation marks as one, as XLNet does.
 
     Args:
         text: string tensor of any shape.
+        decompose: what takes characters apart.
 
     Returns:
         String tensor of the same shape.
@@ -358,7 +385,7 @@ def drop_accents(text: tf.Tensor) -> tf.Tensor:
         b'"ete"'
     """
     text = tf.strings.regex_replace(text, "``|''", '"')
-    return tf.strings.regex_replace(tensorflow_text.normalize_utf8(text, "NFKD"), r"\p{Mn}", "")
+    return tf.strings.regex_replace(decompose(text), r"\p{Mn}", "")
 
 
 def _parse(proto):

@@ -37,6 +37,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
+from keras_llm.tokenizers.portable import LongestMatch, Replacements, decompositions
 from keras_llm.tokenizers.subword import (
     CONFIG_FILE,
     NO_TEXT,
@@ -116,6 +117,7 @@ class WordPieceTokenizer(SubwordTokenizer):
         super().__init__(SPECIAL_TOKENS, **kwargs)
         self.lowercase = lowercase
         self.file_assets = [VOCABULARY_FILE]
+        self._decompose = nfd
         # None: Keras is loading a file, and gives the vocabulary as an asset.
         if vocabulary is not None:
             self._set_vocabulary(vocabulary)
@@ -174,17 +176,25 @@ class WordPieceTokenizer(SubwordTokenizer):
     # === Text to ids ===
 
     def _tokenize(self, text: tf.Tensor) -> tf.RaggedTensor:
-        return self._pieces.tokenize(normalize(text, self.lowercase))
+        return self._pieces.tokenize(self._normalize(text))
 
     def _tokenize_with_offsets(self, text: tf.Tensor) -> Offsets:
         # What is normalized character by character gives as many bytes as all of it at once.
         characters = tf.strings.unicode_split(text, "UTF-8")  # (texts, characters)
         different, places = tf.unique(characters.flat_values)
-        lengths = tf.strings.length(normalize(different, self.lowercase))
+        lengths = tf.strings.length(self._normalize(different))
         lengths = characters.with_flat_values(tf.gather(lengths, places))
-        return character_offsets(
-            lengths, *self._pieces.tokenize_with_offsets(normalize(text, self.lowercase))
-        )
+        pieces = self._pieces.tokenize_with_offsets(self._normalize(text))
+        return character_offsets(lengths, *pieces)
+
+    def _normalize(self, text: tf.Tensor) -> tf.Tensor:
+        return normalize(text, self.lowercase, self._decompose)
+
+    def _portable_engines(self) -> dict:
+        return {
+            "_pieces": LongestMatch(self.vocabulary, self.unk_token_id, MAX_BYTES_PER_WORD),
+            "_decompose": Replacements(decompositions("NFD")),
+        }
 
     # === Ids to text ===
 
@@ -285,12 +295,29 @@ class WordPieceTokenizer(SubwordTokenizer):
         return type(self), (self.vocabulary, self.lowercase)
 
 
-def normalize(text: tf.Tensor, lowercase: bool) -> tf.Tensor:
+def nfd(text: tf.Tensor) -> tf.Tensor:
+    """Takes characters apart into letters and accents (Unicode Standard Annex 15).
+
+    Args:
+        text: string tensor of any shape.
+
+    Returns:
+        String tensor of the same shape.
+
+    Example:
+        >>> nfd(tf.constant("é")).numpy().decode() == "e\N{COMBINING ACUTE ACCENT}"
+        True
+    """
+    return tensorflow_text.normalize_utf8(text, "NFD")
+
+
+def normalize(text: tf.Tensor, lowercase: bool, decompose=nfd) -> tf.Tensor:
     r"""Cleans text as BERT does before it splits it (google-research/bert, `tokenization.py`).
 
     Args:
         text: string tensor of any shape.
         lowercase: bool. Lowercase and strip accents too.
+        decompose: what takes characters apart for that.
 
     Returns:
         String tensor of the same shape.
@@ -302,7 +329,7 @@ def normalize(text: tf.Tensor, lowercase: bool) -> tf.Tensor:
     text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")  # undecodable bytes: U+FFFD
     if not lowercase:
         return tf.strings.regex_replace(text, f"[{_CONTROL}]+", "")
-    text = tensorflow_text.normalize_utf8(text, "NFD")
+    text = decompose(text)
     text = tf.strings.regex_replace(text, f"[{_CONTROL}{_ACCENTS}]+", "")
     # Two places where lowercasing would depend on the neighbours or on the machine's locale: a
     # sigma at a word's end (σ or ς), and I, lowered here as ASCII, for it would be ı on a Turkish

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from served import TEXTS
 
+from keras_llm import serving
 from keras_llm.serving.checking import text_libraries
 
 SOURCE = Path(__file__).parent / "cpp" / "serve.cc"
@@ -46,6 +47,12 @@ def ask(program, version, columns, libraries=None):
     }
 
 
+def columns(name):
+    if name == "answerer":
+        return {"question": ["who saw?"] * len(TEXTS), "context": TEXTS}
+    return {"text": TEXTS}
+
+
 def _value(word):
     return bytes.fromhex(word[1:]).decode() if word.startswith("x") else float(word)
 
@@ -53,12 +60,9 @@ def _value(word):
 @pytest.mark.parametrize("name", ["classifier", "answerer", "tagger", "summarizer", "decoder"])
 def test_cpp_answers_as_python_does(program, exports, name):
     _, version = exports(name)
-    columns = {"text": TEXTS}
-    if name == "answerer":
-        columns = {"question": ["who saw?"] * len(TEXTS), "context": TEXTS}
     served = tf.saved_model.load(version).signatures["serving_default"]
-    expected = served(**{key: tf.constant(texts) for key, texts in columns.items()})
-    answers = ask(program, version, columns)
+    expected = served(**{key: tf.constant(texts) for key, texts in columns(name).items()})
+    answers = ask(program, version, columns(name))
     assert set(answers) == set(expected)
     for key, tensor in expected.items():
         values = tensor.numpy().ravel()
@@ -72,3 +76,14 @@ def test_without_the_ops_of_tensorflow_text_it_does_not_load(program, exports):
     _, version = exports("classifier")
     with pytest.raises(RuntimeError, match="Op type not registered"):
         ask(program, version, {"text": TEXTS}, libraries=[])
+
+
+@pytest.mark.parametrize("name", ["classifier", "summarizer", "decoder"])  # a kind of token each
+def test_portable_export_needs_core_ops_alone(program, exports, tmp_path, name):
+    model, usual = exports(name)
+    version = serving.export(model, tmp_path / name, portable=True)
+    assert serving.needed_text_ops(usual) != []
+    assert serving.needed_text_ops(version) == []
+    assert ask(program, version, columns(name), libraries=[]) == pytest.approx(
+        ask(program, usual, columns(name)), abs=1e-5
+    )

@@ -1,6 +1,8 @@
 import threading
+from types import SimpleNamespace
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -68,6 +70,22 @@ def test_each_weight_is_stored_once(tmp_path, model):
     shapes = reader.get_variable_to_shape_map()
     del shapes["_CHECKPOINTABLE_OBJECT_GRAPH"]  # TensorFlow's own description
     assert sorted(map(tuple, shapes.values())) == sorted(tuple(v.shape) for v in model.variables)
+
+
+def test_the_vocabulary_is_an_asset(tmp_path, model):
+    version = serving.export(model, tmp_path / "model")
+    lines = (version / "assets" / "vocab.txt").read_text("utf-8").splitlines()
+    assert lines == model.preprocessor.tokenizer.get_vocabulary()
+
+
+def test_a_tokenizer_of_another_kind_has_no_portable_form(tmp_path, model):
+    tokenizer = keras_hub.tokenizers.WordPieceTokenizer(
+        ["[PAD]", "[UNK]", "good"], oov_token="[UNK]"
+    )
+    other = SimpleNamespace(serve=model.serve, preprocessor=SimpleNamespace(tokenizer=tokenizer))
+    with pytest.raises(TypeError, match="WordPieceTokenizer has no portable form"):
+        serving.export(other, tmp_path / "model", portable=True)
+    assert not (tmp_path / "model").exists()
 
 
 def test_versions_only_grow_and_nothing_else_stays(tmp_path, model):
