@@ -103,6 +103,7 @@ class _Rest:
         self.address = f"{url.rstrip('/')}/v1/models/{model}"
         self.version = "" if version is None else f"/versions/{version}"
         self.session = httpx2.Client(timeout=timeout)  # keeps the connection open
+        self.metadata = None
 
     def predict(self, signature, columns):
         body = {
@@ -111,8 +112,14 @@ class _Rest:
         }
         answer = self._ask("POST", f"{self.version}:predict", json=body)["outputs"]
         if not isinstance(answer, Mapping):  # the server leaves out the name of an only output
-            answer = {"output": answer}
+            answer = {self._only_output(signature): answer}
         return {name: np.array(values) for name, values in answer.items()}
+
+    def _only_output(self, signature):
+        if self.metadata is None:
+            self.metadata = self._ask("GET", f"{self.version}/metadata")["metadata"]
+        (name,) = self.metadata["signature_def"]["signature_def"][signature]["outputs"]
+        return name
 
     def status(self):
         versions = self._ask("GET", self.version)["model_version_status"]

@@ -25,7 +25,7 @@ from keras_llm.serving import Client
 
 
 class Rest(BaseHTTPRequestHandler):
-    """`POST /v1/models/NAME[/versions/N]:predict` and `GET /v1/models/NAME`."""
+    """`POST /v1/models/NAME[/versions/N]:predict` and `GET /v1/models/NAME[/metadata]`."""
 
     def do_POST(self):
         path = re.fullmatch(r"/v1/models/(\w+)(?:/versions/(\d+))?:predict", self.path)
@@ -48,10 +48,27 @@ class Rest(BaseHTTPRequestHandler):
         return self.answer(200, {"outputs": columns})
 
     def do_GET(self):
+        if self.path == "/v1/models/film/metadata":
+            return self.answer(200, self.metadata())
         assert self.path == "/v1/models/film"
         status = {"error_code": "OK", "error_message": ""}
         version = {"version": "1", "state": "AVAILABLE", "status": status}
-        self.answer(200, {"model_version_status": [version]})
+        return self.answer(200, {"model_version_status": [version]})
+
+    def metadata(self):
+        """The signatures as Protocol Buffers write them in JSON."""
+        signatures = {
+            name: {
+                "inputs": {},
+                "outputs": {key: {"name": f"{key}:0"} for key in signature.structured_outputs},
+                "method_name": "tensorflow/serving/predict",
+            }
+            for name, signature in self.server.signatures.items()
+        }
+        return {
+            "model_spec": {"name": "film", "signature_name": "", "version": "1"},
+            "metadata": {"signature_def": {"signature_def": signatures}},
+        }
 
     def answer(self, code, content):
         content = json.dumps(content).encode()
@@ -149,6 +166,14 @@ def test_tokens_and_their_answer(servers, protocol):
     answer = client.predict(signature="tokens", **tokens)
     expected = client.predict(TEXTS[:2])
     np.testing.assert_allclose(answer["probabilities"], expected["probabilities"], atol=1e-6)
+
+
+def test_an_only_output_has_its_name(servers, protocol):
+    signatures, urls = servers("embedder")
+    ((name, expected),) = signatures["serving_default"](text=tf.constant(TEXTS)).items()
+    answer = Client(urls[protocol], "film").predict(TEXTS)
+    assert list(answer) == [name]
+    np.testing.assert_allclose(answer[name], expected, atol=1e-6)
 
 
 def test_generation(servers, protocol):
