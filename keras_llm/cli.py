@@ -199,6 +199,34 @@ def check_export(
             typer.echo(f"{name}: {answers}")
 
 
+@app.command()
+def export_litert(
+    model: Annotated[str, typer.Argument(help="A .keras file, or the folder of a run.")],
+    to: Annotated[str, typer.Option(help="A new folder.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Store weights in 8 bits.")] = False,
+    sequence_length: Annotated[
+        int | None, typer.Option(help="Tokens of a text.", show_default="the model's")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Labelled texts, as for `evaluate`, to compare file and model on."),
+    ] = None,
+    column: Columns = None,
+):
+    """Export a model for phones and other devices: one LiteRT file, its names and vocabulary."""
+    with _plain_errors():
+        room, columns = _room("serving"), dict(_pair(text) for text in column or ())
+        task = room.load_model(model)
+        folder = room.export_litert(task, to, sequence_length=sequence_length, int8=int8)
+        for file in sorted(folder.iterdir()):
+            typer.echo(file)
+        if data is not None:
+            multi_label = getattr(task, "multi_label", False)
+            examples = _room("finetune").read_labelled(data, columns, multi_label)
+            for name, figure in room.check_litert(folder, task, *examples).items():
+                typer.echo(f"{name}: {figure:.4g}")
+
+
 def _typed():
     """Streams the lines that people type, or that stand in a file, until /quit."""
     prompt = "> " if sys.stdin.isatty() else ""

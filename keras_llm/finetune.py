@@ -242,6 +242,29 @@ def evaluate(folder, data, columns=None, out=None):
     return metrics
 
 
+def read_labelled(data, columns=None, multi_label=False):
+    """Reads texts and labels as the task "classify" does.
+
+    Args:
+        data: String, as `Options.data`.
+        columns: Dict, as `Options.columns`.
+        multi_label: Bool, whether a text has any number of labels.
+
+    Returns:
+        A pair of lists: texts, str, and labels, str or with `multi_label` tuples of str.
+
+    Raises:
+        ValueError: no rows, no such column, or a row without text or label.
+        FileNotFoundError: there is no such file.
+
+    Example:
+        >>> read_labelled("no/such/reviews.csv")
+        Traceback (most recent call last):
+        FileNotFoundError: Found no text at 'no/such/reviews.csv'. Pass a file, ...
+    """
+    return _read(TASKS["classify"], data, columns or {}, {"multi_label": multi_label})
+
+
 def converse(folder, temperature=0.7, top_k=None, top_p=0.9, max_reply=None, seed=0):
     """Begins a conversation with the model of a run of the task "chat".
 

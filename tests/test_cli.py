@@ -164,6 +164,23 @@ def test_export_and_its_check(tmp_path, monkeypatch):
     assert keras_llm("check-export", "film", "fine", "bad").output == "label: ['fine', 'bad']\n"
 
 
+def test_export_for_devices_and_its_comparison(tmp_path):
+    keras.utils.set_random_seed(0)
+    classifier().save(tmp_path / "model.keras")
+    data, folder = tmp_path / "reviews.csv", tmp_path / "phone"
+    data.write_text("review,label\na good film,good\nthe film,good\n")
+    arguments = ["export-litert", str(tmp_path), "--to", str(folder), "--sequence-length", "8"]
+    result = keras_llm(*arguments, "--int8", "--data", str(data), "--column", "text=review")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[:2] == [f"{folder}/labels.txt", f"{folder}/model.tflite"]
+    assert {"rows: 2", "agreement: 1", "accuracy_loss: 0"} <= set(lines)
+
+    result = keras_llm(*arguments)
+    assert result.exit_code == 1
+    assert "not empty" in " ".join(result.output.split())
+
+
 def test_export_needs_a_model_and_whole_requests(tmp_path):
     result = keras_llm("export", str(tmp_path), "--to", f"{tmp_path}/film")
     assert result.exit_code == 1

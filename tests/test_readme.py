@@ -13,8 +13,8 @@ ROOT = Path(keras_llm.__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md"]
 
 
-def test_the_examples_fit_export_translate_and_embed(tmp_path, monkeypatch, capsys):
-    classify, translate, embed = re.findall(
+def test_the_examples_fit_export_translate_embed_and_go_on_a_device(tmp_path, monkeypatch, capsys):
+    classify, translate, embed, device = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL
     )
     monkeypatch.setattr(corpora, "load", battery.load_thinned(7))  # the whole takes minutes
@@ -29,6 +29,9 @@ def test_the_examples_fit_export_translate_and_embed(tmp_path, monkeypatch, caps
     similarity = np.array(re.findall(r"-?\d\.\d*", printed), float).reshape(3, 3)
     np.testing.assert_allclose(similarity.diagonal(), 1)
     assert similarity[0, 1] > similarity[0, 2] + 0.2  # moved to tears, not to the battery
+
+    exec(compile(device, "README.md", "exec"), names)
+    assert names["report"]["agreement"] > 0.95
 
     texts, labels = names["snippets"].validation.labelled("label", names["classes"])
     assert set(labels) == {"negative", "positive"}

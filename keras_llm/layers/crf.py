@@ -232,7 +232,8 @@ def _forward(potentials, add):
 
 
 def _best(scores):
-    return ops.cast(ops.argmax(scores, axis=-1), "int32")
+    _, places = ops.top_k(scores, 1)  # Keras' argmax has ops that devices lack
+    return ops.cast(places[..., 0], "int32")
 
 
 def _permitted(scores, allowed):

@@ -88,7 +88,8 @@ def _loaded(version, requests, ops):
         "ops": ops,
     }
     process = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("loader.py"))],
+        # -P: TensorFlow shall not find the files beside the loader by their names.
+        [sys.executable, "-P", str(Path(__file__).with_name("loader.py"))],
         input=json.dumps(asked),
         capture_output=True,
         text=True,

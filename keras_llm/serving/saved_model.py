@@ -77,7 +77,7 @@ def export(model, path, *, signatures="auto", warmup=(), version="next", portabl
         path.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=path))
         try:
-            _save(model, functions, partial)
+            save_graphs(model, functions, partial)
             if warmup:
                 write_warmup(partial, path.name, warmup)
             _sync(partial)
@@ -109,16 +109,36 @@ def export_file(file, path, warmup=None, **options):
         Traceback (most recent call last):
         FileNotFoundError: There is no model at no/such/model.keras.
     """
+    model = load_model(file)
+    requests = (
+        {} if warmup is None else _requests(warmup, inspect.signature(model.serve).parameters)
+    )
+    return export(model, path, warmup=requests, **options)
+
+
+def load_model(file):
+    """Loads a model that was saved.
+
+    Args:
+        file: Path of a `.keras` file, or of the folder of a run of `finetune`.
+
+    Returns:
+        The model, such as a `keras_llm.tasks.TextClassifier`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+
+    Example:
+        >>> load_model("no/such/model.keras")
+        Traceback (most recent call last):
+        FileNotFoundError: There is no model at no/such/model.keras.
+    """
     file = Path(file)
     if file.is_dir():
         file = file / "model.keras"
     if not file.is_file():
         raise FileNotFoundError(f"There is no model at {file}.")
-    model = keras.models.load_model(file)
-    requests = (
-        {} if warmup is None else _requests(warmup, inspect.signature(model.serve).parameters)
-    )
-    return export(model, path, warmup=requests, **options)
+    return keras.models.load_model(file)
 
 
 def _requests(file, names):
@@ -161,8 +181,14 @@ def _portable(tokenizer):
     return tokenizer.portable()
 
 
-def _save(model, functions, folder):
-    """Saves the graphs with the variables they read, and the files of the tokenizer."""
+def save_graphs(model, functions, folder):
+    """Saves graphs with the variables they read, each once, and the files of the tokenizer.
+
+    Args:
+        model: the task that they belong to.
+        functions: dict from the names of signatures to `tf.function`.
+        folder: `pathlib.Path` of a folder.
+    """
     module = tf.Module()
     seeds = model.sampler.variables if hasattr(model, "sampler") else []
     module.variables_of_the_model = [variable.value for variable in (*model.variables, *seeds)]

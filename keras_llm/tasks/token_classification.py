@@ -398,10 +398,14 @@ class TokenClassifier(ReadsTokens, TextTask):
             inputs: the dict of `serve_inputs`.
 
         Returns:
-            A dict of `window_tags`, string (windows, words), "" where a window has fewer words.
+            A dict of `window_tags`, string (windows, words), "" where a window has fewer words; and
+            of `window_tag_numbers`, int32 (windows, words), their places in `tags`, or -1.
         """
-        tags = tf.gather(self.tags, self._decoded(inputs))
-        return {"window_tags": tf.where(inputs["word_mask"], tags, "")}
+        numbers, is_word = self._decoded(inputs), inputs["word_mask"]
+        return {
+            "window_tags": tf.where(is_word, tf.gather(self.tags, numbers), ""),
+            "window_tag_numbers": tf.where(is_word, numbers, -1),
+        }
 
     def _packed(self, words):
         windows = self.preprocessor.windows(self.preprocessor.pieces(words))

@@ -36,6 +36,16 @@ def test_token_scores_of_questions_are_the_models(exports):
     np.testing.assert_allclose(served["end_logits"], expected[:, 1], atol=1e-5)
 
 
+def test_numbers_of_tags_are_their_places(exports):
+    model, version = exports("tagger")
+    loaded = tf.saved_model.load(version).signatures
+    served = loaded["tokens"](**loaded["tokenize"](text=tf.constant(TEXTS)))
+    numbers = served["window_tag_numbers"].numpy()
+    assert -1 in numbers and numbers.max() >= 0
+    names = [[model.tags[n].encode() if n >= 0 else b"" for n in row] for row in numbers]
+    assert names == served["window_tags"].numpy().tolist()
+
+
 # === generate ===
 
 
