@@ -582,7 +582,7 @@ def batch_by_batch(function, num_windows, returns):
         >>> squares.shape, squares[99].numpy().item()
         (TensorShape([100]), 9801)
     """
-    first = tf.range(0, num_windows, WINDOWS_AT_ONCE)
+    first = tf.range(0, tf.maximum(num_windows, 1), WINDOWS_AT_ONCE)  # of none: a batch of none
     batches = tf.ragged.range(first, tf.minimum(first + WINDOWS_AT_ONCE, num_windows))
     of_any_length = tf.nest.map_structure(
         lambda spec: tf.RaggedTensorSpec(spec.shape, spec.dtype, ragged_rank=0), returns

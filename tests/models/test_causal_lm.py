@@ -248,6 +248,7 @@ def test_serves_what_it_generates(tokenizer):
     served = tf.function(model.serve)(tf.constant(texts))["text"].numpy()
     assert [text.decode() for text in served[:3]] == model.generate(texts[:3])
     assert texts[3].startswith(served[3].decode()[:8])
+    assert tf.function(model.serve)(tf.constant([], tf.string))["text"].shape == (0,)
 
 
 @needs_tensorflow

@@ -359,6 +359,16 @@ def test_a_server_tags_and_finds_the_same(trained, tmp_path):
     assert not any(served["words"][3])
 
 
+def test_a_server_finds_all_names_of_a_long_text(trained):
+    """A copy of the text for each name would be 10 GB."""
+    part = "江在北京 Ada met "
+    count = 10_000
+    entities = trained.serve(tf.constant([part * count]))["entities"].numpy()[0]
+    names = [entity.text.encode() for entity in trained.predict([part])["entities"][0]]
+    assert {"北京".encode(), b"Ada"} <= set(names)
+    assert entities.tolist() == names * count
+
+
 def test_byte_pairs_with_roberta_of_keras_hub(tmp_path):
     keras.utils.set_random_seed(0)
     texts = [" ".join(sentence) for sentence in SENTENCES]
