@@ -383,7 +383,7 @@ class TokenClassifier(ReadsTokens, TextTask):
             before = tf.gather(words.row_starts(), row)
             start = tf.gather(starts.values, before + first.values)
             end = tf.gather(ends.values, before + last.values)
-            names = first.with_values(_parts_of(text, row, start, end))
+            names = first.with_values(characters_between(text, row, start, end))
             served["entities"] = names.to_tensor("")
             served["labels"] = labels.to_tensor("")
             served["starts"] = first.with_values(start).to_tensor(-1)
@@ -671,9 +671,23 @@ def split_words(text):
     )
 
 
-def _parts_of(text, row, start, end):
-    """Copies parts of texts (batch,), from one character to another: string (parts,)."""
-    # Not `tf.strings.substr`, which would need a copy of the whole text for each part.
+def characters_between(text, row, start, end):
+    """Copies parts of texts, as a graph, without a copy of the whole text for each part.
+
+    Args:
+        text: string tensor (batch,), UTF-8.
+        row: int64 (parts,), the text that each part is of.
+        start: int32 (parts,), the character at which it starts.
+        end: int32 (parts,), the character before which it ends.
+
+    Returns:
+        String (parts,).
+
+    Example:
+        >>> parts = characters_between(tf.constant(["江在北京"]), tf.constant([0]), [2], [4])
+        >>> parts.numpy()[0].decode()
+        '北京'
+    """
     characters = tf.strings.unicode_split(text, "UTF-8")  # (batch, characters)
     before = tf.gather(characters.row_starts(), row)
     places = tf.ragged.range(before + tf.cast(start, tf.int64), before + tf.cast(end, tf.int64))

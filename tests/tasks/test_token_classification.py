@@ -23,6 +23,7 @@ from keras_llm.tasks import (
 from keras_llm.tasks.token_classification import (
     Chain,
     CRFCrossentropy,
+    characters_between,
     read_sentences,
     split_words,
 )
@@ -281,6 +282,18 @@ def test_words_leave_out_only_space(texts):
         assert {unicodedata.category(character) for character in left} <= {"Cc", "Zl", "Zp", "Zs"}
 
 
+def test_parts_of_a_long_text_are_no_copies_of_it():
+    """20,000 copies of the text would be 10 GB."""
+    texts = ["", "江在北京 🙂 " * 25_000, "naïve"]
+    start = np.arange(0, len(texts[1]) - 9, 10)
+    length = start % 7
+    row = np.full(len(start), 1)
+    row[-1], start[-1], length[-1] = 2, 1, 3
+    found = characters_between(tf.constant(texts), row, start, start + length).numpy()
+    expected = [texts[i][a : a + n] for i, a, n in zip(row, start, length, strict=True)]
+    assert [part.decode() for part in found] == expected
+
+
 # === Schemes ===
 
 
@@ -357,16 +370,6 @@ def test_a_server_tags_and_finds_the_same(trained, tmp_path):
     assert not any(served["entities"][2])
     assert set(served["starts"][2]) == {-1}
     assert not any(served["words"][3])
-
-
-def test_a_server_finds_all_names_of_a_long_text(trained):
-    """A copy of the text for each name would be 10 GB."""
-    part = "江在北京 Ada met "
-    count = 10_000
-    entities = trained.serve(tf.constant([part * count]))["entities"].numpy()[0]
-    names = [entity.text.encode() for entity in trained.predict([part])["entities"][0]]
-    assert {"北京".encode(), b"Ada"} <= set(names)
-    assert entities.tolist() == names * count
 
 
 def test_byte_pairs_with_roberta_of_keras_hub(tmp_path):
