@@ -312,7 +312,9 @@ class CausalLM(TrainingMixin):
         padding = next(token for token in itertools.count() if token not in stops)
         token_ids = ops.where(is_prompt, token_ids, padding)
         # The first position at which a prompt has ended; where others have not, they are kept.
-        index = ops.maximum(ops.min(ops.sum(ops.cast(is_prompt, "int32"), axis=1)), 1)
+        # Where there is no prompt, nothing is left to write.
+        lengths = ops.sum(ops.cast(is_prompt, "int32"), axis=1)  # (batch,)
+        index = ops.maximum(ops.min(lengths, initial=token_ids.shape[1]), 1)
         hidden_states, cache = self._build_cache(token_ids, index)
 
         def next_token(token_ids, cache, index):

@@ -561,6 +561,36 @@ def running_ends(rows, lengths):
     return ends - tf.gather(before, rows.value_rowids())
 
 
+WINDOWS_AT_ONCE = 32
+
+
+def batch_by_batch(function, num_windows, returns):
+    """Calls a function on some windows, then on the next ones, as a graph.
+
+    A long text has thousands of windows; a model that read all at once would want memory for all.
+
+    Args:
+        function: of the numbers of some windows, int (some,), to tensors of any length.
+        num_windows: int scalar tensor.
+        returns: `tf.TensorSpec`, or a structure of them: what the function returns.
+
+    Returns:
+        What the function returns, for all windows, one after the other.
+
+    Example:
+        >>> squares = batch_by_batch(tf.square, tf.constant(100), tf.TensorSpec([None], tf.int32))
+        >>> squares.shape, squares[99].numpy().item()
+        (TensorShape([100]), 9801)
+    """
+    first = tf.range(0, tf.maximum(num_windows, 1), WINDOWS_AT_ONCE)  # of none: a batch of none
+    batches = tf.ragged.range(first, tf.minimum(first + WINDOWS_AT_ONCE, num_windows))
+    of_any_length = tf.nest.map_structure(
+        lambda spec: tf.RaggedTensorSpec(spec.shape, spec.dtype, ragged_rank=0), returns
+    )
+    found = tf.map_fn(function, batches, fn_output_signature=of_any_length)
+    return tf.nest.map_structure(lambda rows: rows.values, found)
+
+
 def _chosen(rows, chosen):
     """Keeps the words at which a mask (all words,) is True."""
     places = tf.where(chosen)[:, 0]

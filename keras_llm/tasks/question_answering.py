@@ -23,7 +23,7 @@ from keras import ops
 from keras_llm.corpora import Answer, Question
 from keras_llm.models.encoder import sequence_output
 from keras_llm.models.sizes import check_vocabulary
-from keras_llm.tasks.preprocessing import QuestionAnswererPreprocessor, Windows
+from keras_llm.tasks.preprocessing import QuestionAnswererPreprocessor, Windows, batch_by_batch
 from keras_llm.tasks.text_task import ReadsTokens, TextTask, as_strings, check_sequence_length
 from keras_llm.tokenizers.subword import SubwordTokenizer
 from keras_llm.training import AdamW, GlobalMeanCrossentropy
@@ -280,7 +280,12 @@ class QuestionAnswerer(ReadsTokens, TextTask):
             them.
         """
         windows = self.preprocessor.windows(question, context)
-        best = self._best(self._spans(windows, 1), windows.question, tf.size(question))
+
+        def found(some):
+            return self._spans(Windows(*(tf.gather(column, some) for column in windows)), 1)
+
+        spans = batch_by_batch(found, windows.token_ids.nrows(), _SPAN)
+        best = self._best(spans, windows.question, tf.size(question))
         best = {
             name: value[:, 0] if value.shape.rank == 2 else value for name, value in best.items()
         }
@@ -447,6 +452,14 @@ class QuestionAnswerer(ReadsTokens, TextTask):
 
 class _Spans(collections.namedtuple("_Spans", "score start end no_answer")):
     """Scores and places (windows, top_k) of spans, and the score of no answer (windows,)."""
+
+
+_SPAN = _Spans(  # one of each window
+    score=tf.TensorSpec([None, 1], tf.float32),
+    start=tf.TensorSpec([None, 1], tf.int32),
+    end=tf.TensorSpec([None, 1], tf.int32),
+    no_answer=tf.TensorSpec([None], tf.float32),
+)
 
 
 def as_questions(x, contexts=None, answers=None, method=None):

@@ -24,7 +24,11 @@ from keras import ops
 from keras_llm.layers import CRF, crf_decode, crf_log_likelihood
 from keras_llm.models.encoder import kernel_initializer, sequence_output
 from keras_llm.models.sizes import check_vocabulary
-from keras_llm.tasks.preprocessing import TokenClassifierPreprocessor, running_ends
+from keras_llm.tasks.preprocessing import (
+    TokenClassifierPreprocessor,
+    batch_by_batch,
+    running_ends,
+)
 from keras_llm.tasks.text_task import (
     ReadsTokens,
     TextTask,
@@ -375,11 +379,12 @@ class TokenClassifier(ReadsTokens, TextTask):
         served = {"words": words.to_tensor(""), "tags": tags.to_tensor("")}
         if self.scheme:
             first, last, labels = self.chain.spans(numbers)
-            row = first.value_rowids()
-            start = tf.gather_nd(starts, tf.stack([row, first.values], axis=1))
-            end = tf.gather_nd(ends, tf.stack([row, last.values], axis=1))
-            names = tf.strings.substr(tf.gather(text, row), start, end - start, unit="UTF8_CHAR")
-            served["entities"] = first.with_values(names).to_tensor("")
+            row = first.value_rowids()  # (all names,)
+            before = tf.gather(words.row_starts(), row)
+            start = tf.gather(starts.values, before + first.values)
+            end = tf.gather(ends.values, before + last.values)
+            names = first.with_values(characters_between(text, row, start, end))
+            served["entities"] = names.to_tensor("")
             served["labels"] = labels.to_tensor("")
             served["starts"] = first.with_values(start).to_tensor(-1)
             served["ends"] = first.with_values(end).to_tensor(-1)
@@ -389,7 +394,8 @@ class TokenClassifier(ReadsTokens, TextTask):
         """What the model reads: string tensor (batch,) to the dict of the texts' windows."""
         text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")  # undecodable bytes: U+FFFD
         words, _, _ = split_words(text)
-        return self._packed(words)
+        windows = self.preprocessor.windows(self.preprocessor.pieces(words))
+        return self.preprocessor.pack_words(windows)
 
     def serve_tokens(self, inputs):
         """Tags the words of windows.
@@ -407,10 +413,6 @@ class TokenClassifier(ReadsTokens, TextTask):
             "window_tag_numbers": tf.where(is_word, numbers, -1),
         }
 
-    def _packed(self, words):
-        windows = self.preprocessor.windows(self.preprocessor.pieces(words))
-        return self.preprocessor.pack_words(windows)
-
     def _decoded(self, inputs):
         """Returns the numbers of the tags of words, int32 (windows, words)."""
         outputs = self(inputs, training=False)
@@ -418,8 +420,14 @@ class TokenClassifier(ReadsTokens, TextTask):
 
     def _numbers_of_tags(self, words):
         """Tags words, as a graph: string ragged (batch, words) to int32 ragged (batch, words)."""
-        inputs = self._packed(words)
-        return words.with_values(tf.boolean_mask(self._decoded(inputs), inputs["word_mask"]))
+        windows = self.preprocessor.windows(self.preprocessor.pieces(words))
+
+        def tagged(some):
+            inputs = self.preprocessor.pack_words(tf.gather(windows, some))
+            return tf.boolean_mask(self._decoded(inputs), inputs["word_mask"])
+
+        numbers = batch_by_batch(tagged, windows.nrows(), tf.TensorSpec([None], tf.int32))
+        return words.with_values(numbers)
 
 
 # === Loss and metrics ===
@@ -665,6 +673,29 @@ def split_words(text):
         tf.ragged.boolean_mask(parts.with_values(column), words)
         for column in (parts.values, ends - lengths, ends)
     )
+
+
+def characters_between(text, row, start, end):
+    """Copies parts of texts, as a graph, without a copy of the whole text for each part.
+
+    Args:
+        text: string tensor (batch,), UTF-8.
+        row: int64 (parts,), the text that each part is of.
+        start: int32 (parts,), the character at which it starts.
+        end: int32 (parts,), the character before which it ends.
+
+    Returns:
+        String (parts,).
+
+    Example:
+        >>> parts = characters_between(tf.constant(["江在北京"]), tf.constant([0]), [2], [4])
+        >>> parts.numpy()[0].decode()
+        '北京'
+    """
+    characters = tf.strings.unicode_split(text, "UTF-8")  # (batch, characters)
+    before = tf.gather(characters.row_starts(), row)
+    places = tf.ragged.range(before + tf.cast(start, tf.int64), before + tf.cast(end, tf.int64))
+    return tf.strings.reduce_join(tf.gather(characters.values, places), axis=-1)
 
 
 def read_sentences(values):

@@ -199,9 +199,8 @@ class MostProbable(tf.Module):
         normal = kinds == PIECE.NORMAL
         texts = np.array([piece.piece for piece in model.pieces], object)
         scores = np.array([piece.score for piece in model.pieces], "float32")
-        self.unknown = kinds.tolist().index(PIECE.UNKNOWN)
-        scores[self.unknown] = scores[normal].min() - UNKNOWN_PENALTY
-        self.scores = tf.constant(scores)
+        self.unknown = len(texts)
+        self.scores = tf.constant([*scores, scores[normal].min() - UNKNOWN_PENALTY])
         self.ids = _table(np.where(normal, texts, None))
         self.longest = max(map(len, texts[normal]))
         self.words_are_cut = not any(SPACE in text[1:] for text in texts[normal])
@@ -209,22 +208,20 @@ class MostProbable(tf.Module):
         replaced = read_replacements(model.normalizer_spec.precompiled_charsmap)
         self.replace = Replacements(replaced) if replaced else tf.identity
         shown = [text.replace(SPACE, " ") for text in np.where(normal, texts, "")]
-        shown[self.unknown] = _UNKNOWN
+        shown[kinds.tolist().index(PIECE.UNKNOWN)] = _UNKNOWN
         self.texts = tf.constant(shown)
 
     def tokenize(self, texts):
-        """Cuts texts: string (texts,) to ids, int32 ragged (texts, None)."""
+        """Cuts texts: string (texts,) to ids, int32 ragged (texts, None).
+
+        A character that no piece has gets the id that follows those of the pieces.
+        """
         texts = self._normalize(texts)
         if self.words_are_cut:  # no piece has a space within: words do not touch each other
             texts = tf.strings.regex_replace(texts, SPACE, _EDGE + SPACE.encode())
         words = tf.strings.split(texts, _EDGE)
         different, places = tf.unique(words.flat_values)
-        ids = words.with_flat_values(tf.gather(self._pieces(different), places)).merge_dims(1, 2)
-        # Neighbours that are unknown are one unknown piece.
-        flat, row = ids.flat_values, ids.value_rowids()
-        again = (flat[1:] == flat[:-1]) & (row[1:] == row[:-1]) & (flat[1:] == self.unknown)
-        again = tf.concat([[False], again], axis=0)[: tf.size(flat)]
-        return tf.ragged.boolean_mask(ids, ids.with_flat_values(~again))
+        return words.with_flat_values(tf.gather(self._pieces(different), places)).merge_dims(1, 2)
 
     def detokenize(self, ids):
         """Writes ids, int32 ragged (texts, None), as texts, string (texts,)."""

@@ -279,12 +279,17 @@ class SubwordTokenizer(keras_hub.tokenizers.Tokenizer):
             engines = self._portable_engines()
         usual = {name: getattr(self, name) for name in engines}
         try:
-            for name, engine in engines.items():
-                setattr(self, name, engine)
+            self._replace(engines)
             yield self
         finally:
-            for name, engine in usual.items():
-                setattr(self, name, engine)
+            self._replace(usual)
+
+    def _replace(self, attributes):
+        for name, value in attributes.items():
+            delattr(
+                self, name
+            )  # or the layer, and an export of it, would keep the old one's tables
+            setattr(self, name, value)
 
     # === Vocabulary ===
 
@@ -414,7 +419,6 @@ class SentencepieceEngine(tensorflow_text.SentencepieceTokenizer):
 
     def __init__(self, model: bytes):
         super().__init__(model)
-        self.model = model
         self._model_resource = _NamedModel(model)
 
 

@@ -208,10 +208,20 @@ class UnigramTokenizer(SubwordTokenizer):
         text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")  # undecodable bytes: U+FFFD
         if not self.keep_accents:
             text = drop_accents(text, self._decompose)
-        return self._pieces.tokenize(text)
+        ids = self._pieces.tokenize(text)
+        return ids if self._has_bytes else self._without_bytes(ids)
+
+    def _without_bytes(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Writes each run of bytes, which stand behind the vocabulary, as one unknown piece."""
+        values, row = ids.values, ids.value_rowids()  # (all pieces,)
+        is_byte = values >= len(self.vocabulary)
+        goes_on = is_byte[1:] & is_byte[:-1] & (row[1:] == row[:-1])
+        first = tf.concat([tf.ones_like(is_byte[:1]), ~goes_on], axis=0)
+        ids = ids.with_values(tf.where(is_byte, self._unknown_id, values))
+        return tf.ragged.boolean_mask(ids, ids.with_values(first))
 
     def _portable_engines(self) -> dict:
-        engines = {"_pieces": MostProbable(self._pieces.model)}
+        engines = {"_pieces": MostProbable(self._model)}
         if not self.keep_accents:
             engines["_decompose"] = Replacements(decompositions("NFKD"))
         return engines
@@ -252,6 +262,11 @@ class UnigramTokenizer(SubwordTokenizer):
             model.pieces[id].type = PIECE.CONTROL  # no text gives it
         shown = np.full(len(model.pieces), True)
         shown[[*hidden, *self.sentinel_ids]] = False
+        self._model = model.SerializeToString()
+        self._has_bytes = model.trainer_spec.byte_fallback
+        if not self._has_bytes:
+            self._unknown_id = [piece.type for piece in model.pieces].index(PIECE.UNKNOWN)
+            _add_bytes(model)
         with tf.init_scope():  # constants, never part of a caller's graph
             self._pieces = SentencepieceEngine(model.SerializeToString())
             self._shown = tf.constant(shown)
@@ -408,6 +423,17 @@ def _parse(proto):
             "unigram or BPE."
         )
     return model
+
+
+def _add_bytes(model):
+    """Lets a model fall back to bytes.
+
+    The engine joins unknown characters that follow each other, one by one, and copies all that it
+    has joined each time: of a megabyte in a foreign script it would make half a minute.
+    """
+    for byte in range(256):
+        model.pieces.add(piece=f"<0x{byte:02X}>", score=0, type=PIECE.BYTE)
+    model.trainer_spec.byte_fallback = True
 
 
 def _named(model) -> dict[str, str]:

@@ -245,9 +245,11 @@ def test_serves_what_it_generates(tokenizer):
 
     model = string_model(tokenizer, sequence_length=16)
     texts = ["床", "春眠", "", "a text that is longer than the model can read"]
-    served = tf.function(model.serve)(tf.constant(texts))["text"].numpy()
+    serve = tf.function(model.serve, input_signature=[tf.TensorSpec([None], tf.string)])
+    served = serve(tf.constant(texts))["text"].numpy()
     assert [text.decode() for text in served[:3]] == model.generate(texts[:3])
     assert texts[3].startswith(served[3].decode()[:8])
+    assert serve(tf.constant([], tf.string))["text"].shape == (0,)
 
 
 @needs_tensorflow

@@ -7,7 +7,7 @@ from served import TASKS
 from keras_llm import serving
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exports(tmp_path_factory):
     made = {}
 

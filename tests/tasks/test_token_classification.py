@@ -23,6 +23,7 @@ from keras_llm.tasks import (
 from keras_llm.tasks.token_classification import (
     Chain,
     CRFCrossentropy,
+    characters_between,
     read_sentences,
     split_words,
 )
@@ -279,6 +280,18 @@ def test_words_leave_out_only_space(texts):
         assert all(a >= b for a, b in zip(first[1:], last, strict=False))
         left = "".join(text[a:b] for a, b in zip([0, *last], [*first, len(text)], strict=True))
         assert {unicodedata.category(character) for character in left} <= {"Cc", "Zl", "Zp", "Zs"}
+
+
+def test_parts_of_a_long_text_are_no_copies_of_it():
+    """20,000 copies of the text would be 10 GB."""
+    texts = ["", "江在北京 🙂 " * 25_000, "naïve"]
+    start = np.arange(0, len(texts[1]) - 9, 10)
+    length = start % 7
+    row = np.full(len(start), 1)
+    row[-1], start[-1], length[-1] = 2, 1, 3
+    found = characters_between(tf.constant(texts), row, start, start + length).numpy()
+    expected = [texts[i][a : a + n] for i, a, n in zip(row, start, length, strict=True)]
+    assert [part.decode() for part in found] == expected
 
 
 # === Schemes ===

@@ -157,3 +157,22 @@ def test_models_that_are_not_known_are_refused():
     ):
         pass
     assert tokenizer.encode("a speech") == usual
+
+
+def test_nothing_stays_in_the_tokenizer():
+    """An export that follows would have the tables in it."""
+    tokenizer = tokenizer_of("uncased")
+    before = {name for name, _ in tokenizer._trackable_children().items()}
+    with tokenizer.portable():
+        assert any(isinstance(o, tf.lookup.StaticHashTable) for o in trackables(tokenizer))
+    assert not any(isinstance(o, tf.lookup.StaticHashTable) for o in trackables(tokenizer))
+    assert {name for name, _ in tokenizer._trackable_children().items()} == before
+
+
+def trackables(root):
+    """All objects that TensorFlow would save with one."""
+    found, waiting = [], [root]
+    while waiting:
+        found.append(waiting.pop())
+        waiting += found[-1]._trackable_children().values()
+    return found

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import time
 from itertools import islice
 
 import numpy as np
@@ -100,6 +101,17 @@ def test_other_models_equal_reference(speeches, tmp_path, capfd, kind, normaliza
         ids = tokenizer.encode(text)
         assert ids == reference.encode(text)
         assert tokenizer.decode(ids) == reference.decode(ids)
+
+
+def test_unknown_letters_are_one_piece_however_many(tokenizer, reference):
+    script = "ⴰⵣⵓⵍ"
+    texts = [script * 50, f"a{script}b {script} {script}", "", f"{script}end", script]
+    ids = tokenizer.encode_batch(texts)
+    assert ids == reference.encode(texts)
+    assert tokenizer.unk_token_id in ids[0]
+    start = time.process_time()
+    assert tokenizer.encode(script * 80_000) == ids[0]
+    assert time.process_time() - start < 8  # SentencePiece's own joining takes 20 s
 
 
 # === The model ===
