@@ -99,7 +99,7 @@ def test_what_the_package_imports_it_requires():
     foreign = imported - set(sys.stdlib_module_names) - {"keras_llm"}
     assert {"keras", "tensorflow"} <= foreign
     extras = PROJECT["optional-dependencies"]
-    optional = [line for extra in ("hub", "jax", "serving") for line in extras[extra]]
+    optional = [line for extra in ("hub", "jax", "page", "serving") for line in extras[extra]]
     lines = PROJECT["dependencies"] + optional
     required = {canonicalize_name(Requirement(line).name) for line in lines}
     distributions = packages_distributions()
