@@ -227,6 +227,23 @@ def export_litert(
                 typer.echo(f"{name}: {figure:.4g}")
 
 
+@app.command()
+def demo_page(
+    model: Annotated[str, typer.Option(help="A version, or the model's folder: its last one.")],
+    port: Annotated[
+        int | None, typer.Option(help="Where to listen.", show_default="the first free from 7860")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+):
+    """Show an export's answers on a page: labels and words, spans, texts. Ctrl-C ends it."""
+    with _plain_errors():
+        blocks = _room("serving").show_page(model, port, host)
+        typer.echo(f"The page is at {blocks.local_url}")
+        blocks.block_thread()
+
+
 def _typed():
     """Streams the lines that people type, or that stand in a file, until /quit."""
     prompt = "> " if sys.stdin.isatty() else ""

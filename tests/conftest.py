@@ -1,14 +1,28 @@
-"""Two logical CPU devices for every test, so that tf.distribute has replicas to mirror."""
+"""What all tests have: two logical CPU devices, for tf.distribute to mirror, and a browser."""
 
 import os
+import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import hypothesis
 import pytest
 import tensorflow as tf
+from playwright.sync_api import sync_playwright
 
 from keras_llm import training
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+OPTIONS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 hypothesis.settings.register_profile("shared machine", deadline=None)  # others may be busy on it
 hypothesis.settings.load_profile("shared machine")
@@ -36,3 +50,15 @@ def replicas(request):
     if request.param == 1:
         return tf.distribute.get_strategy()
     return training.strategy()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium as the system has it."""
+    executable = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if executable is None:
+        pytest.skip("There is no Chromium: install one, for example `apt-get install chromium`.")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=OPTIONS)
+        yield chromium
+        chromium.close()

@@ -1,3 +1,10 @@
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import httpx2
 import keras
 import pytest
 from served import classifier
@@ -192,3 +199,31 @@ def test_export_needs_a_model_and_whole_requests(tmp_path):
     assert result.exit_code == 1
     assert "line 1: a request needs the text 'text'" in " ".join(result.output.split())
     assert not (tmp_path / "film").exists()
+
+
+def test_demo_page_serves_until_it_is_interrupted(tmp_path):
+    serving.export(classifier(), tmp_path / "film", signatures=[])
+    code = "from keras_llm.cli import app; app()"
+    command = [sys.executable, "-c", code, "demo-page", "--model", f"{tmp_path}/film"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        address = next(line.split()[-1] for line in process.stdout if "The page is at" in line)
+        assert "film, version 1" in httpx2.get(address).text
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def test_demo_page_passes_its_options_on(monkeypatch):
+    calls = []
+    page = SimpleNamespace(local_url="http://localhost:80/", block_thread=lambda: calls.append("…"))
+    monkeypatch.setattr(serving, "show_page", lambda *options: calls.append(options) or page)
+    result = keras_llm("demo-page", "--model", "film", "--port", "80", "--host", "0.0.0.0")
+    assert result.output == "The page is at http://localhost:80/\n"
+    assert calls == [("film", 80, "0.0.0.0"), "…"]
+
+
+def test_demo_page_needs_an_export(tmp_path):
+    result = keras_llm("demo-page", "--model", str(tmp_path))
+    assert result.exit_code == 1
+    assert "There is no export at" in result.output
+    assert "Traceback" not in result.output

@@ -99,7 +99,8 @@ def test_what_the_package_imports_it_requires():
     foreign = imported - set(sys.stdlib_module_names) - {"keras_llm"}
     assert {"keras", "tensorflow"} <= foreign
     extras = PROJECT["optional-dependencies"]
-    optional = [line for extra in ("hub", "jax", "litert", "serving") for line in extras[extra]]
+    kinds = ("hub", "jax", "litert", "page", "serving")
+    optional = [line for extra in kinds for line in extras[extra]]
     lines = PROJECT["dependencies"] + optional
     required = {canonicalize_name(Requirement(line).name) for line in lines}
     distributions = packages_distributions()

@@ -6,7 +6,6 @@ import http.server
 import importlib.util
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,25 +13,12 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
-from playwright.sync_api import sync_playwright
 from test_architecture import public_names
 
 import keras_llm
 
 ROOT = Path(keras_llm.__file__).parent.parent
 MATHJAX = importlib.util.find_spec("sphinx-mathjax-offline").submodule_search_locations[0]
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-OPTIONS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 # A page when its scripts are done: MathJax typesets once the page has loaded.
 LOOK = """async () => {
     await window.MathJax?.startup?.promise;
@@ -134,18 +120,6 @@ def site(tmp_path_factory):
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium as the system has it."""
-    executable = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if executable is None:
-        pytest.skip("There is no Chromium: install one, for example `apt-get install chromium`.")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=OPTIONS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_llm.serving.saved_model import versions
+from keras_llm.serving.saved_model import last_version
 from keras_llm.serving.warmup import read_warmup
 
 TOLERANCE = 1e-4  # batches of other shapes add numbers in another order
@@ -55,9 +55,7 @@ def check(path, texts=None, verbose=False):
         Traceback (most recent call last):
         RuntimeError: no/such/version does not serve. There is no saved_model.pb in it.
     """
-    version = Path(path)
-    if numbers := versions(version):
-        version = version / str(numbers[-1])
+    version = last_version(path)
     if texts is None:
         requests = read_warmup(version)
     else:
@@ -138,13 +136,30 @@ def ops_of(version):
     Raises:
         RuntimeError: there is no export.
     """
+    nodes, functions = graph_of(version)
+    return {node.op for node in nodes} - functions
+
+
+def graph_of(version):
+    """Reads the graph of an export.
+
+    Args:
+        version: Path of a version.
+
+    Returns:
+        List of `NodeDef`, those of the functions included, and the names of the functions, set of
+        str.
+
+    Raises:
+        RuntimeError: there is no export.
+    """
     file = Path(version) / "saved_model.pb"
     if not file.is_file():
         raise RuntimeError(f"{version} does not serve. There is no {file.name} in it.")
     graph = saved_model_pb2.SavedModel.FromString(file.read_bytes()).meta_graphs[0].graph_def
-    used = {node.op for node in graph.node}
-    used |= {node.op for function in graph.library.function for node in function.node_def}
-    return used - {function.signature.name for function in graph.library.function}
+    functions = graph.library.function
+    nodes = [*graph.node, *(node for function in functions for node in function.node_def)]
+    return nodes, {function.signature.name for function in functions}
 
 
 def _print(version, report, requests):

@@ -214,6 +214,12 @@ def versions(path):
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def last_version(path):
+    """Returns the last version in a model's folder; the path itself where it is a version."""
+    numbers = versions(path)
+    return Path(path, str(numbers[-1])) if numbers else Path(path)
+
+
 def _rename(partial, path, version):
     """Renames to the version; the next one, where another process took that, to the next."""
     while True:
