@@ -12,8 +12,8 @@ The texts are film snippets, other ones in each round, one a request and 32 a re
 the median and the 99th percentile of the milliseconds that an answer takes, how much faster the
 export is than the faster of the two peers by the median, the seconds that loading takes, and the
 size of the export beside that of the weights. It fails where more than one label of a hundred
-differs from ours (the layer is new, and some texts lie on its border), where the export is less than
-3 times (one text) or 1.5 times (32 texts) as fast, or larger than 1.1 times the weights.
+differs from ours (the layer is new, and some texts lie on its border), where the export is less
+than 3 times (one text) or 1.5 times (32 texts) as fast, or larger than 1.1 times the weights.
 
     python benchmarks/serving.py [--requests 100] [--batches 20]
 """

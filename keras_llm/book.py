@@ -48,7 +48,7 @@ def begin(seed: int = 0) -> None:
         python           3...
         keras-llm        ...
     """
-    with _silent_stderr():
+    with quiet():
         keras = importlib.import_module("keras")
         importlib.import_module("keras_llm.tasks")
     logging.getLogger("tensorflow").setLevel("ERROR")
@@ -66,8 +66,13 @@ def begin(seed: int = 0) -> None:
 
 
 @contextlib.contextmanager
-def _silent_stderr():
-    """Drops what is written to stderr: TensorFlow's first words heed no setting of its log."""
+def quiet():
+    """Drops what is written to stderr, for first words of libraries that heed no setting of a log.
+
+    Example:
+        >>> with quiet():
+        ...     _ = os.write(2, b"nobody reads this")
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     stderr, nobody = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nobody, 2)

@@ -77,7 +77,7 @@ def test_a_chapter_begins_without_a_word_on_stderr_and_has_stderr_after():
 
 
 def test_stderr_is_given_back_after_an_error(capfd):
-    with pytest.raises(RuntimeError), book._silent_stderr():
+    with pytest.raises(RuntimeError), book.quiet():
         print("unheard", file=sys.__stderr__, flush=True)
         raise RuntimeError
     print("heard", file=sys.__stderr__, flush=True)

@@ -19,7 +19,7 @@ from keras_llm.tasks.calibration import (
     best_temperature,
     expected_calibration_error,
 )
-from keras_llm.tasks.preprocessing import TextClassifierPreprocessor
+from keras_llm.tasks.preprocessing import TextClassifierPreprocessor, by_length
 from keras_llm.tasks.text_task import TextTask, as_strings, check_sequence_length
 from keras_llm.training import AdamW, GlobalMeanBinaryCrossentropy, GlobalMeanCrossentropy
 
@@ -136,7 +136,12 @@ class Classifier(TextTask):
             `multi_label`, `labels` instead, string (batch, classes): in the column of a class its
             name, or "" where it is not given.
         """
-        return self.serve_tokens(self.serve_inputs(text))
+        names = tf.TensorSpec([None, None] if self.multi_label else [None], tf.string)
+        returns = {
+            "labels" if self.multi_label else "label": names,
+            "probabilities": tf.TensorSpec([None, len(self.classes)], tf.float32),
+        }
+        return by_length(self.serve_tokens, self.serve_inputs(text), returns)
 
     def serve_inputs(self, text):
         """What the model reads of texts: string tensor (batch,) to the preprocessor's dict."""

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_llm.models.encoder import sequence_output
 from keras_llm.models.sizes import check_vocabulary
-from keras_llm.tasks.preprocessing import EncoderPreprocessor
+from keras_llm.tasks.preprocessing import EncoderPreprocessor, by_length
 from keras_llm.tasks.text_task import as_strings, check_sequence_length
 from keras_llm.tokenizers.subword import utf8
 
@@ -150,7 +150,8 @@ class TextEmbedder(keras_hub.models.Task):
         Returns:
             A dict of `embedding`, float32 (batch, hidden_dim).
         """
-        return self.serve_tokens(self.serve_inputs(text))
+        returns = {"embedding": tf.TensorSpec([None, self.output.shape[-1]], tf.float32)}
+        return by_length(self.serve_tokens, self.serve_inputs(text), returns)
 
     def serve_inputs(self, text):
         """What the model reads of texts: string tensor (batch,) to the preprocessor's dict."""

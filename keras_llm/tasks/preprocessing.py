@@ -564,7 +564,7 @@ def running_ends(rows, lengths):
 WINDOWS_AT_ONCE = 32
 
 
-def batch_by_batch(function, num_windows, returns):
+def batch_by_batch(function, num_windows, returns, at_once=WINDOWS_AT_ONCE):
     """Calls a function on some windows, then on the next ones, as a graph.
 
     A long text has thousands of windows; a model that read all at once would want memory for all.
@@ -573,6 +573,7 @@ def batch_by_batch(function, num_windows, returns):
         function: of the numbers of some windows, int (some,), to tensors of any length.
         num_windows: int scalar tensor.
         returns: `tf.TensorSpec`, or a structure of them: what the function returns.
+        at_once: int, the windows of a call.
 
     Returns:
         What the function returns, for all windows, one after the other.
@@ -582,13 +583,46 @@ def batch_by_batch(function, num_windows, returns):
         >>> squares.shape, squares[99].numpy().item()
         (TensorShape([100]), 9801)
     """
-    first = tf.range(0, tf.maximum(num_windows, 1), WINDOWS_AT_ONCE)  # of none: a batch of none
-    batches = tf.ragged.range(first, tf.minimum(first + WINDOWS_AT_ONCE, num_windows))
+    first = tf.range(0, tf.maximum(num_windows, 1), at_once)  # of none: a batch of none
+    batches = tf.ragged.range(first, tf.minimum(first + at_once, num_windows))
     of_any_length = tf.nest.map_structure(
         lambda spec: tf.RaggedTensorSpec(spec.shape, spec.dtype, ragged_rank=0), returns
     )
     found = tf.map_fn(function, batches, fn_output_signature=of_any_length)
     return tf.nest.map_structure(lambda rows: rows.values, found)
+
+
+def by_length(function, inputs, returns, at_once=8):
+    """Calls a function on the shortest texts, then on longer ones, as a graph.
+
+    Texts are padded to the longest of those that are read together, and padding takes as long as
+    text: beside others of their length there is little of it.
+
+    Args:
+        function: of a dict like `inputs` to tensors (some texts, ...).
+        inputs: dict of tensors (texts, length), padded behind, with `padding_mask`.
+        returns: as in `batch_by_batch`.
+        at_once: int, the texts of a call.
+
+    Returns:
+        What the function returns, in the order of the texts.
+
+    Example:
+        >>> inputs = {"padding_mask": tf.sequence_mask([3, 1, 2])}
+        >>> width = lambda some: tf.reduce_sum(tf.cast(some["padding_mask"], "int32") * 0 + 1, 1)
+        >>> by_length(width, inputs, tf.TensorSpec([None], tf.int32), at_once=2).numpy().tolist()
+        [3, 2, 2]
+    """
+    lengths = tf.reduce_sum(tf.cast(inputs["padding_mask"], tf.int32), axis=1)  # (texts,)
+    order = tf.argsort(lengths)
+
+    def some(places):
+        rows = tf.gather(order, places)
+        longest = tf.reduce_max(tf.concat([[2], tf.gather(lengths, rows)], axis=0))
+        return function({name: tf.gather(x, rows)[:, :longest] for name, x in inputs.items()})
+
+    found = batch_by_batch(some, tf.size(order), returns, at_once)
+    return tf.nest.map_structure(lambda rows: tf.gather(rows, tf.argsort(order)), found)
 
 
 def _chosen(rows, chosen):
