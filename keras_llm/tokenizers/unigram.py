@@ -27,6 +27,7 @@ settings of trainer and normalizer.
 """
 
 import base64
+import functools
 import io
 import os
 import re
@@ -129,7 +130,7 @@ class UnigramTokenizer(SubwordTokenizer):
         self.num_sentinels = num_sentinels
         self.keep_accents = keep_accents
         self.file_assets = [MODEL_FILE]
-        self._decompose = nfkd
+        self._decompose = _nfkd
         self.proto = None
         if model is not None:
             self._set_model(model)
@@ -369,23 +370,10 @@ class UnigramTokenizer(SubwordTokenizer):
         return type(self), (self.proto, *(config[name] for name in names))
 
 
-def nfkd(text: tf.Tensor) -> tf.Tensor:
-    """Takes characters apart, compatible ones too (Unicode Standard Annex 15).
-
-    Args:
-        text: string tensor of any shape.
-
-    Returns:
-        String tensor of the same shape.
-
-    Example:
-        >>> nfkd(tf.constant("ﬁ")).numpy()
-        b'fi'
-    """
-    return tensorflow_text.normalize_utf8(text, "NFKD")
+_nfkd = functools.partial(tensorflow_text.normalize_utf8, normalization_form="NFKD")
 
 
-def drop_accents(text: tf.Tensor, decompose=nfkd) -> tf.Tensor:
+def drop_accents(text: tf.Tensor, decompose=_nfkd) -> tf.Tensor:
     """Decomposes characters, drops accents and writes two quotation marks as one, as XLNet does.
 
     Args:

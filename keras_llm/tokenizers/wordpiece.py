@@ -20,6 +20,7 @@ The ids equal those of `tokenizers.BertWordPieceTokenizer`, except for
 - special tokens spelled out in the text: "[MASK]" in a text is three plain tokens here.
 """
 
+import functools
 import re
 import sys
 import tempfile
@@ -117,7 +118,7 @@ class WordPieceTokenizer(SubwordTokenizer):
         super().__init__(SPECIAL_TOKENS, **kwargs)
         self.lowercase = lowercase
         self.file_assets = [VOCABULARY_FILE]
-        self._decompose = nfd
+        self._decompose = _nfd
         # None: Keras is loading a file, and gives the vocabulary as an asset.
         if vocabulary is not None:
             self._set_vocabulary(vocabulary)
@@ -295,23 +296,10 @@ class WordPieceTokenizer(SubwordTokenizer):
         return type(self), (self.vocabulary, self.lowercase)
 
 
-def nfd(text: tf.Tensor) -> tf.Tensor:
-    """Takes characters apart into letters and accents (Unicode Standard Annex 15).
-
-    Args:
-        text: string tensor of any shape.
-
-    Returns:
-        String tensor of the same shape.
-
-    Example:
-        >>> nfd(tf.constant("é")).numpy().decode() == "e\N{COMBINING ACUTE ACCENT}"
-        True
-    """
-    return tensorflow_text.normalize_utf8(text, "NFD")
+_nfd = functools.partial(tensorflow_text.normalize_utf8, normalization_form="NFD")
 
 
-def normalize(text: tf.Tensor, lowercase: bool, decompose=nfd) -> tf.Tensor:
+def normalize(text: tf.Tensor, lowercase: bool, decompose=_nfd) -> tf.Tensor:
     r"""Cleans text as BERT does before it splits it (google-research/bert, `tokenization.py`).
 
     Args:
