@@ -1,21 +1,21 @@
 """From a string to a label: how long does an answer take, beside the usual ways to serve it?
 
 all-MiniLM-L6-v2 with a new layer of two classes, the same weights for all, each in a process of its
-own that answers when it is asked, one after the other in each round:
+own that answers when it is asked, in turns of ten requests:
 
 - keras_llm: the export of `serving.export`, its signature `serving_default`;
 - keras_llm, portable: the same of TensorFlow's core ops alone;
 - transformers: `pipeline("text-classification")` on PyTorch;
 - keras_hub: `predict` of a `BertTextClassifier` with its preprocessor.
 
-The texts are film snippets, other ones in each round, one a request and 32 a request. Printed are
+The texts are film snippets, other ones in each turn, one a request and 32 a request. Printed are
 the median and the 99th percentile of the milliseconds that an answer takes, how much faster the
 export is than the faster of the two peers by the median, the seconds that loading takes, and the
 size of the export beside that of the weights. It fails where more than one label of a hundred
 differs from ours (the layer is new, and some texts lie on its border), where the export is less
 than 3 times (one text) or 1.5 times (32 texts) as fast, or larger than 1.1 times the weights.
 
-    python benchmarks/serving.py [--requests 100] [--batches 20]
+    python benchmarks/serving.py [--singles 10] [--batches 2]
 """
 
 import argparse
@@ -37,7 +37,8 @@ CLASSES = ["negative", "positive"]
 AT_LEAST = {1: 3.0, 32: 1.5}  # texts a request: times as fast as the faster peer
 SIZE_AT_MOST = 1.1  # of the weights
 AGREEMENT = 0.99  # of the labels
-REST = 0.02  # seconds between two answers, for threads that still wait for work
+IN_A_ROW = 10  # requests of a turn
+REST = 0.2  # seconds before a turn, for threads of the one before that still wait for work
 
 
 # === Who answers: each loads, and returns a function from texts to labels ===
@@ -150,28 +151,30 @@ def _add_head(folder, kernel, bias):
 # === Measuring ===
 
 
-def measure(workers, texts, size, rounds):
-    """Asks all in turns. Returns the milliseconds of each, of the rounds after some to warm up."""
-    warm, times, labels = 10, {name: [] for name in workers}, {name: [] for name in workers}
-    for i in track(range(rounds + warm), f"{size} texts a request"):
-        request = [texts[j % len(texts)] for j in range(i * size, (i + 1) * size)]
+def measure(workers, texts, size, blocks):
+    """Asks all in turns. Returns the milliseconds of each, of the blocks after one to warm up."""
+    times, labels = {name: [] for name in workers}, {name: [] for name in workers}
+    for block in track(range(blocks + 1), f"{size} texts a request"):
+        starts = range(block * IN_A_ROW * size, (block + 1) * IN_A_ROW * size, size)
+        requests = [[texts[j % len(texts)] for j in range(i, i + size)] for i in starts]
         for name, worker in workers.items():
-            answers, seconds = worker.ask(request)
-            labels[name] += answers
-            times[name].append(1000 * seconds)
             time.sleep(REST)
+            for request in requests:
+                answers, seconds = worker.ask(request)
+                labels[name] += answers
+                times[name].append(1000 * seconds)
     for name, given in labels.items():
         same = np.mean(np.array(given) == np.array(labels[OURS]))
         if same < AGREEMENT:
             sys.exit(f"Of the labels of {name} {same:.1%} are ours: it is another model.")
-    return {name: np.array(taken[warm:]) for name, taken in times.items()}
+    return {name: np.array(taken[IN_A_ROW:]) for name, taken in times.items()}
 
 
 def main():
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=100, help="of one text")
-    parser.add_argument("--batches", type=int, default=20, help="of 32 texts")
+    parser.add_argument("--singles", type=int, default=10, help="turns of one text")
+    parser.add_argument("--batches", type=int, default=2, help="turns of 32 texts")
     arguments = parser.parse_args()
     multiprocessing.set_start_method("spawn")
     with tempfile.TemporaryDirectory() as folder:
@@ -186,8 +189,8 @@ def main():
             "keras_hub": Worker(keras_hub_predict, folder / "hugging_face"),
         }
         times = {
-            size: measure(workers, texts, size, rounds)
-            for size, rounds in ((1, arguments.requests), (32, arguments.batches))
+            size: measure(workers, texts, size, blocks)
+            for size, blocks in ((1, arguments.singles), (32, arguments.batches))
         }
         size = sum(f.stat().st_size for f in version.rglob("*") if f.is_file()) / weights
     report(workers, times, size)
