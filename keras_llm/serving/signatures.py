@@ -26,7 +26,7 @@ def signatures(model):
           string;
         - `tokenize`: the same strings to what the model reads, such as `token_ids`;
         - `tokens`: that to what the model answers;
-        - `generate`, where the model goes on with texts: `prompt`, string (batch,), and for each
+        - `generate`, where the model writes texts: `prompt`, string (batch,), and for each
           text `max_new_tokens`, `temperature`, `top_k`, `top_p` and `seed`.
 
         A task without token-level methods has the first two.
@@ -71,7 +71,7 @@ def _generate(model):
     def generate(prompt, max_new_tokens, temperature, top_k, top_p, seed):
         def sampler(lengths):
             limits = lengths + tf.maximum(max_new_tokens, 0)
-            end = model.tokenizer.end_token_id
+            end = model.preprocessor.tokenizer.end_token_id
             return RequestSampler(limits, end, temperature, top_k, top_p, seed)
 
         return model.serve_generate(prompt, sampler)
@@ -128,13 +128,24 @@ class RequestSampler(keras_hub.samplers.Sampler):
 
         def drawn(prompt, cache, index):
             logits, hidden_states, cache = next(prompt, cache, index)
-            logits = self._noisy(self._likely(tf.cast(logits, tf.float32)), index)
-            ended = index >= self.limits  # (batch,)
-            is_end = tf.range(tf.shape(logits)[1]) == self.end_token_id
-            certain = tf.where(is_end, 0.0, -1e9)
-            return tf.where(ended[:, None], certain, logits), hidden_states, cache
+            return self.adjusted(logits, index), hidden_states, cache
 
         return keras_hub.samplers.GreedySampler()(drawn, prompt, **kwargs)
+
+    def adjusted(self, logits, index):
+        """Makes the token that is drawn the most probable.
+
+        Args:
+            logits: (batch, vocabulary).
+            index: int32 scalar, how many tokens stand before; at its limit a text is closed.
+
+        Returns:
+            Logits, float32 (batch, vocabulary).
+        """
+        logits = self._noisy(self._likely(tf.cast(logits, tf.float32)), index)
+        ended = index >= self.limits  # (batch,)
+        is_end = tf.range(tf.shape(logits)[1]) == self.end_token_id
+        return tf.where(ended[:, None], tf.where(is_end, 0.0, -1e9), logits)
 
     def _likely(self, logits):
         """Divides by the temperature and drops what is beyond `top_k` and `top_p`."""

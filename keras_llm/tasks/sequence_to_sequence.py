@@ -224,6 +224,26 @@ class SequenceToSequence(TextTask):
         )
         return {"token_ids": ids}
 
+    def serve_generate(self, prompt, sampler):
+        """Writes texts from others by another sampler, as a graph, without beams.
+
+        Args:
+            prompt: string tensor (batch,).
+            sampler: function of how many tokens there are already, int32 (batch,), none, that
+                returns a `RequestSampler` of `serving`.
+
+        Returns:
+            A dict of `text`, string (batch,), and `new_tokens`, int32 (batch,), how many were
+            written; `target_length` at most.
+        """
+        source = self.serve_inputs(prompt)
+        adjust = sampler(tf.zeros_like(source["encoder_token_ids"][:, 0])).adjusted
+        ids = self._write_ids(source, self.target_length, 1, 0.0, self.no_repeat_ngram, adjust)
+        tokenizer = self.preprocessor.tokenizer
+        ended = tf.cumsum(tf.cast(ids == tokenizer.end_token_id, tf.int32), axis=1)
+        new_tokens = tf.reduce_sum(tf.cast(ended == 0, tf.int32), axis=1)
+        return {"text": tokenizer.detokenize(ids), "new_tokens": new_tokens}
+
     def _spelled(self, ids, sources):
         """Writes ids as texts; a subclass may look at the sources for it."""
         return self.preprocessor.tokenizer.detokenize(ids)
@@ -231,8 +251,13 @@ class SequenceToSequence(TextTask):
     def _write_texts(self, texts, *options, **named):
         return self._write_ids(self.serve_inputs(texts), *options, **named)
 
-    def _write_ids(self, source, max_length, num_beams, length_penalty, no_repeat_ngram=None):
-        """Writes a batch, as a graph: the encoder's dict to ids (batch, max_length)."""
+    def _write_ids(
+        self, source, max_length, num_beams, length_penalty, no_repeat_ngram=None, adjust=None
+    ):
+        """Writes a batch, as a graph: the encoder's dict to ids (batch, max_length).
+
+        `adjust` is a function of logits and the place of the token before; it returns logits.
+        """
         mask = source["encoder_padding_mask"]  # (batch, source)
         encoded = self.backbone.encode(source["encoder_token_ids"], mask)
         batch = ops.shape(encoded)[0]
@@ -248,7 +273,8 @@ class SequenceToSequence(TextTask):
             x, cache = self.backbone.decode_step(
                 tokens[:, None], index, cache, keys_and_values, mask
             )
-            return self.backbone.logits(x[:, 0])[:, :known], cache
+            logits = self.backbone.logits(x[:, 0])[:, :known]
+            return logits if adjust is None else adjust(logits, index), cache
 
         if no_repeat_ngram:
             next_logits, cache = without_repeats(

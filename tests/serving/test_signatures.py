@@ -20,7 +20,8 @@ def test_signatures_agree(exports, name):
     assert len(next(iter(served.values()))) == len(TEXTS)
     loaded = tf.saved_model.load(version).signatures
     expected = {"serving_default", "examples", "tokenize", "tokens"}
-    assert set(loaded) == expected | ({"generate"} if name == "decoder" else set())
+    writes = name in ("decoder", "summarizer", "translator")
+    assert set(loaded) == expected | ({"generate"} if writes else set())
 
 
 def test_token_scores_of_questions_are_the_models(exports):
@@ -91,6 +92,22 @@ def test_generate_from_the_most_probable_token_alone_is_greedy(exports):
     greedy = generate(version, ["a good", "film"])
     assert generate(version, ["a good", "film"], temperature=2.0, top_k=1, seed=5) == greedy
     assert generate(version, ["a good", "film"], temperature=2.0, top_p=1e-6, seed=5) == greedy
+
+
+@pytest.mark.parametrize("name", ["summarizer", "translator"])
+def test_generate_from_another_text(exports, name):
+    model, version = exports(name)
+    sources = ["a good film", "the naïve film", ""]
+    texts, counts = generate(version, sources, max_new_tokens=99)
+    assert texts == model.write(sources, num_beams=1) and max(counts) <= model.target_length
+    limits = [2, 0, 1]
+    shorter, counts = generate(version, sources, max_new_tokens=limits)
+    assert all(count <= limit for count, limit in zip(counts, limits, strict=True))
+    assert all(whole.startswith(text) for whole, text in zip(texts, shorter, strict=True))
+    options = {"temperature": 2.0, "max_new_tokens": 6}
+    drawn, _ = generate(version, ["film"] * 4, seed=[1, 2, 1, 3], **options)
+    assert drawn[0] == drawn[2] and len(set(drawn)) > 1
+    assert generate(version, ["film"], seed=1, **options)[0] == drawn[:1]
 
 
 @pytest.mark.parametrize(
