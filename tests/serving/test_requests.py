@@ -45,11 +45,10 @@ class Served:
     def ask(self, signature, texts):
         if signature == "tokens":
             answer = self.run(signature, self.run("tokenize", dict.fromkeys(self.columns, texts)))
-            # A tagger has a window without words only where no text has words.
-            return {
-                name: tags[(tags != b"").any(axis=1)] if name == "window_tags" else tags
-                for name, tags in answer.items()
-            }
+            if "window_tags" in answer:  # a window has no words only where no text has any
+                has_words = (answer["window_tags"] != b"").any(axis=1)
+                answer = {name: values[has_words] for name, values in answer.items()}
+            return answer
         if signature == "examples":
             inputs = {"examples": [self.example(text) for text in texts]}
         elif signature == "generate":
