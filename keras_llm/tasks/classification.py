@@ -136,12 +136,7 @@ class Classifier(TextTask):
             `multi_label`, `labels` instead, string (batch, classes): in the column of a class its
             name, or "" where it is not given.
         """
-        names = tf.TensorSpec([None, None] if self.multi_label else [None], tf.string)
-        returns = {
-            "labels" if self.multi_label else "label": names,
-            "probabilities": tf.TensorSpec([None, len(self.classes)], tf.float32),
-        }
-        return by_length(self.serve_tokens, self.serve_inputs(text), returns)
+        return self.serve_tokens(self.serve_inputs(text))
 
     def serve_inputs(self, text):
         """What the model reads of texts: string tensor (batch,) to the preprocessor's dict."""
@@ -422,6 +417,15 @@ class TextClassifier(Classifier):
         self.pooling = pooling
         self.abstain_below = abstain_below
         self.abstain_label = abstain_label
+
+    def serve(self, text):
+        """As of every `Classifier`; texts of like length are read together."""
+        names = tf.TensorSpec([None, None] if self.multi_label else [None], tf.string)
+        returns = {
+            "labels" if self.multi_label else "label": names,
+            "probabilities": tf.TensorSpec([None, len(self.classes)], tf.float32),
+        }
+        return by_length(self.serve_tokens, self.serve_inputs(text), returns)
 
     def get_config(self):
         """Returns the constructor's arguments."""
