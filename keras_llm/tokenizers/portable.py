@@ -139,13 +139,18 @@ class PairMerger(tf.Module):
     def tokenize(self, words):
         """Merges words: string (words,) to ids, int32 ragged (words, None)."""
         characters = tf.strings.unicode_split(words, "UTF-8")
-        state = (characters.flat_values, characters.value_rowids())
+        pieces, rows = characters.flat_values, characters.value_rowids()
         count = tf.size(words, tf.int64)
-        pieces, rows = tf.while_loop(
-            lambda pieces, rows: tf.reduce_any(self._due(pieces, rows, count)),
-            lambda pieces, rows: self._merge(pieces, rows, self._due(pieces, rows, count)),
-            state,
-            shape_invariants=(tf.TensorShape([None]), tf.TensorShape([None])),
+
+        def merge(pieces, rows, due):
+            pieces, rows = self._merge(pieces, rows, due)
+            return pieces, rows, self._due(pieces, rows, count)
+
+        pieces, rows, _ = tf.while_loop(
+            lambda pieces, rows, due: tf.reduce_any(due),
+            merge,
+            (pieces, rows, self._due(pieces, rows, count)),
+            shape_invariants=(tf.TensorShape([None]),) * 3,
         )
         return tf.RaggedTensor.from_value_rowids(self.ids.lookup(pieces), rows, count)
 
@@ -459,9 +464,7 @@ def read_replacements(table):
     (size,) = struct.unpack_from("<I", table)
     units = np.frombuffer(table, "<u4", size // 4, offset=4).astype("int64")
     texts = table[4 + size :]
-    base = (units >> 10) << (
-        (units & 0x200) >> 6
-    )  # where the children of a unit are, by exclusive or
+    base = (units >> 10) << ((units & 0x200) >> 6)  # its children are there, by exclusive or
     label = units & 0x800000FF  # the byte that leads to a unit; a value has the highest bit
     found, waiting = {}, [(base[0], b"")]
     while waiting:
