@@ -19,7 +19,7 @@ CLASSES = ("negative", "positive")
 FILES = {
     "32 bits": {},
     "8 bits": {"int8": True},
-    "8 bits, 32 tokens": {"int8": True, "sequence_length": 32},
+    "8 bits, 32 tokens": {"int8": True, "sequence_lengths": [32]},
 }
 FIGURES = ("accuracy", "accuracy_loss", "agreement", "max_difference", "mebibytes", "milliseconds")
 

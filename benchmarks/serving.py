@@ -1,18 +1,20 @@
 """From a string to a label: how long does an answer take, beside the usual ways to serve it?
 
-all-MiniLM-L6-v2 with a new layer of two classes, the same weights for all, each in a process of its
-own that answers when it is asked, in turns of ten requests:
+all-MiniLM-L6-v2, its three upper blocks fine-tuned for two classes, the same weights for all, each
+in a process of its own that answers when it is asked, in turns of ten requests:
 
 - keras_llm: the export of `serving.export`, its signature `serving_default`;
 - keras_llm, portable: the same of TensorFlow's core ops alone;
+- keras_llm, LiteRT, of 32 and of 8 bits: `serving.export_litert`, asked text by text, with tokens
+  of the library `tokenizers`, as an app does;
 - transformers: `pipeline("text-classification")` on PyTorch;
 - keras_hub: `predict` of a `BertTextClassifier` with its preprocessor.
 
 The texts are film snippets, other ones in each turn, one a request and 32 a request. Printed are
-the median and the 99th percentile of the milliseconds that an answer takes, how much faster the
-export is than the faster of the two peers by the median, the seconds that loading takes, and the
-size of the export beside that of the weights. It fails where more than one label of a hundred
-differs from ours (the layer is new, and some texts lie on its border), where the export is less
+the median and the 99th percentile of the milliseconds that an answer takes, how much faster each of
+ours is than the faster of the two peers by the median, the seconds that loading takes, and the
+size of the export beside that of the weights. It fails where more than two labels of a hundred
+differ from the export's (8 bits decide some texts on the border otherwise), where it is less
 than 3 times (one text) or 1.5 times (32 texts) as fast, or larger than 1.1 times the weights.
 
     python benchmarks/serving.py [--singles 10] [--batches 2]
@@ -21,6 +23,7 @@ than 3 times (one text) or 1.5 times (32 texts) as fast, or larger than 1.1 time
 import argparse
 import contextlib
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -31,12 +34,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-OURS = "keras_llm"
+OURS = "keras_llm"  # and what begins with it
 PEERS = ("transformers", "keras_hub")
 CLASSES = ["negative", "positive"]
 AT_LEAST = {1: 3.0, 32: 1.5}  # texts a request: times as fast as the faster peer
 SIZE_AT_MOST = 1.1  # of the weights
-AGREEMENT = 0.99  # of the labels
+AGREEMENT = 0.98  # of the labels
+TRAINED = 2048  # texts
 IN_A_ROW = 10  # requests of a turn
 REST = 0.2  # seconds before a turn, for threads of the one before that still wait for work
 
@@ -53,6 +57,34 @@ def export(folder):
     return lambda texts: [
         name.decode() for name in answer(text=tf.constant(texts))["label"].numpy()
     ]
+
+
+def litert(folder):
+    """Files for a device, as an app loads them: neither TensorFlow nor this package."""
+    from ai_edge_litert.interpreter import Interpreter
+    from tokenizers import BertWordPieceTokenizer
+
+    interpreter = Interpreter(str(folder / "model.tflite"), num_threads=os.cpu_count())
+    runners = {
+        int(name.removeprefix("tokens_")): interpreter.get_signature_runner(name)
+        for name in interpreter.get_signature_list()
+    }
+    tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"))
+    tokenizer.enable_truncation(max(runners))
+    names = (folder / "labels.txt").read_text().splitlines()
+
+    def answer(text):
+        row = tokenizer.encode(text)
+        length = min(length for length in runners if len(row.ids) <= length)
+        row.pad(length)
+        answers = runners[length](
+            token_ids=np.array([row.ids], np.int32),
+            padding_mask=np.array([row.attention_mask], bool),
+            segment_ids=np.array([row.type_ids], np.int32),
+        )
+        return names[answers["probabilities"][0].argmax()]
+
+    return lambda texts: [answer(text) for text in texts]
 
 
 def transformers_pipeline(folder):
@@ -117,17 +149,24 @@ def prepare(folder):
     """Writes the model for all of them. Returns the bytes of weights and the texts."""
     import keras
 
-    from keras_llm import corpora, serving
+    from keras_llm import corpora, serving, training
     from keras_llm.checkpoints import load_hugging_face, save_hugging_face
     from keras_llm.tasks import TextClassifier
 
     keras.utils.set_random_seed(0)
     backbone, tokenizer = load_hugging_face("sentence-transformers/all-MiniLM-L6-v2")
     model = TextClassifier(backbone, tokenizer, CLASSES, sequence_length=128)
-    texts, _ = corpora.load("movie_snippets").labelled("label", CLASSES)
-    texts = np.random.default_rng(0).permutation(texts).tolist()
+    texts, labels = corpora.load("movie_snippets").train.labelled("label", CLASSES)
+    training.freeze(model, num_blocks=3)
+    model.compile(training.AdamW(1e-4))
+    order = np.random.default_rng(0).permutation(len(texts))
+    texts, labels = ([column[i] for i in order] for column in (texts, labels))
+    model.fit(texts[:TRAINED], labels[:TRAINED], seed=0, verbose=2)
+    texts = texts[TRAINED:]
     serving.export(model, folder / OURS, warmup=texts[:32])
     serving.export(model, folder / "portable", portable=True)
+    serving.export_litert(model, folder / "litert")
+    serving.export_litert(model, folder / "litert8", int8=True)
     save_hugging_face(backbone, folder / "hugging_face", tokenizer)
     kernel, bias = model.output_dense.get_weights()
     np.savez(folder / "hugging_face" / "head.npz", kernel=kernel, bias=bias)
@@ -165,8 +204,10 @@ def measure(workers, texts, size, blocks):
                 times[name].append(1000 * seconds)
     for name, given in labels.items():
         same = np.mean(np.array(given) == np.array(labels[OURS]))
+        if same < 1:
+            print(f"Of the labels of {name} {same:.2%} are those of {OURS}.")
         if same < AGREEMENT:
-            sys.exit(f"Of the labels of {name} {same:.1%} are ours: it is another model.")
+            sys.exit("It is another model.")
     return {name: np.array(taken[IN_A_ROW:]) for name, taken in times.items()}
 
 
@@ -185,6 +226,8 @@ def main():
         workers = {
             OURS: Worker(export, version),
             f"{OURS}, portable": Worker(export, folder / "portable" / "1"),
+            f"{OURS}, LiteRT": Worker(litert, folder / "litert"),
+            f"{OURS}, LiteRT, 8 bits": Worker(litert, folder / "litert8"),
             "transformers": Worker(transformers_pipeline, folder / "hugging_face"),
             "keras_hub": Worker(keras_hub_predict, folder / "hugging_face"),
         }
@@ -203,15 +246,15 @@ def report(workers, times, size):
         cells = ("{:.1f}, {:.1f}".format(*np.percentile(t[name], [50, 99])) for t in times.values())
         table.add_row(name, f"{worker.load_seconds:.1f}", *cells)
     Console().print(table)
-    ratios = {
-        n: min(np.median(taken[peer]) for peer in PEERS) / np.median(taken[OURS])
-        for n, taken in times.items()
-    }
-    for n, ratio in ratios.items():
-        print(f"{n} texts: {ratio:.2f} times as fast as the faster peer; at least {AT_LEAST[n]}")
+    missed = size > SIZE_AT_MOST
+    for n, taken in times.items():
+        peer = min(np.median(taken[peer]) for peer in PEERS)
+        ratios = {name: peer / np.median(taken[name]) for name in taken if name.startswith(OURS)}
+        shown = "; ".join(f"{name}: {ratio:.2f}" for name, ratio in ratios.items())
+        print(f"{n} texts, times as fast as the faster peer, at least {AT_LEAST[n]}: {shown}")
+        missed |= ratios[OURS] < AT_LEAST[n]
     print(f"export: {size:.3f} times its weights; at most {SIZE_AT_MOST}")
-    missed = [n for n, ratio in ratios.items() if ratio < AT_LEAST[n]]
-    if missed or size > SIZE_AT_MOST:
+    if missed:
         sys.exit("A target is missed.")
 
 

@@ -205,7 +205,11 @@ def export_litert(
     to: Annotated[str, typer.Option(help="A new folder.")],
     int8: Annotated[bool, typer.Option("--int8", help="Store weights in 8 bits.")] = False,
     sequence_length: Annotated[
-        int | None, typer.Option(help="Tokens of a text.", show_default="the model's")
+        list[int] | None,
+        typer.Option(
+            help="Tokens of a row, one of several: the file has a signature for each.",
+            show_default="16, 32, 64, ... up to the model's",
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -217,7 +221,7 @@ def export_litert(
     with _plain_errors():
         room, columns = _room("serving"), dict(_pair(text) for text in column or ())
         task = room.load_model(model)
-        folder = room.export_litert(task, to, sequence_length=sequence_length, int8=int8)
+        folder = room.export_litert(task, to, sequence_lengths=sequence_length or None, int8=int8)
         for file in sorted(folder.iterdir()):
             typer.echo(file)
         if data is not None:

@@ -3,8 +3,9 @@
 Notable:
 
 - the file is made of the signature `tokens`, so that a phone cannot answer otherwise than a server;
-- it takes one row of a fixed length: shapes that vary need ops that only TensorFlow has. So do
-  strings: the app makes the tokens, and looks the names of classes up;
+- shapes that vary need ops that only TensorFlow has. So the file takes one row, and has a signature
+  for each of some lengths; they share the weights, and a short text takes a short time;
+- so do strings: the app makes the tokens, and looks the names of classes up;
 - int8 is of the weights alone. What flows between layers is quantized row by row while the file
   runs, so that there is nothing to calibrate.
 """
@@ -33,24 +34,26 @@ from keras_llm.tasks import (
 from keras_llm.tasks.text_task import as_strings
 
 FILE = "model.tflite"
+SIGNATURE = "tokens_"  # and the length of a row
 TASKS = (TextClassifier, ZeroShotClassifier, TokenClassifier, QuestionAnswerer, TextEmbedder)
 
 
-def export_litert(model, folder, *, sequence_length=None, int8=False):
+def export_litert(model, folder, *, sequence_lengths=None, int8=False):
     """Writes a model for phones and other devices, where LiteRT (TensorFlow Lite) runs it.
 
     The folder receives `model.tflite`; `labels.txt`, the names of classes or tags, one a line, in
-    the order of their numbers; and the files of the tokenizer, such as `vocab.txt`. The file has
-    the signature `tokens`. It takes what `serve_inputs` of the task gives, each of the shape (1,
-    sequence_length), padded with the padding token, False or 0, and answers what `serve_tokens`
-    does, without the strings.
+    the order of their numbers; and the files of the tokenizer, such as `vocab.txt`. For each length
+    of a row the file has a signature, such as `tokens_32`. It takes what `serve_inputs` of the task
+    gives, each of the shape (1, 32), padded with the padding token, False or 0, and answers what
+    `serve_tokens` does, without the strings. An app asks the shortest that its tokens fit.
 
     Args:
         model: A `TextClassifier`, `ZeroShotClassifier`, `TokenClassifier`, `QuestionAnswerer` or
             `TextEmbedder`.
         folder: Path of a new or empty folder.
-        sequence_length: int, the tokens of a row; the time that an answer takes grows with it. By
-            default the model's `sequence_length`, which is also the most.
+        sequence_lengths: List of int, the tokens of a row; the time that an answer takes grows with
+            them, the size of the file hardly with their number. By default 16, 32, 64 and so on
+            up to the model's `sequence_length`, which is also the most.
         int8: bool, whether the large weights are stored in 8 bits instead of 32. `check_litert`
             says what that costs.
 
@@ -58,8 +61,9 @@ def export_litert(model, folder, *, sequence_length=None, int8=False):
         The `pathlib.Path` of the folder.
 
     Raises:
-        ValueError: another kind of model, such as one that writes texts; `sequence_length` is out
-            of its range; the model does not compute in float32, or has an op that LiteRT lacks.
+        ValueError: another kind of model, such as one that writes texts; a length is out of its
+            range, or there is none; the model does not compute in float32, or has an op that
+            LiteRT lacks.
         FileExistsError: the folder holds something, or is a file.
 
     Example:
@@ -68,7 +72,7 @@ def export_litert(model, folder, *, sequence_length=None, int8=False):
         >>> tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine"])
         >>> model = TextClassifier(BertBackbone.tiny(6), tokenizer, ["negative", "positive"])
         >>> with tempfile.TemporaryDirectory() as place:
-        ...     folder = export_litert(model, f"{place}/phone", sequence_length=16, int8=True)
+        ...     folder = export_litert(model, f"{place}/phone", sequence_lengths=[16], int8=True)
         ...     sorted(file.name for file in folder.iterdir())
         ['labels.txt', 'model.tflite', 'tokenizer_config.json', 'vocab.txt']
     """
@@ -82,14 +86,9 @@ def export_litert(model, folder, *, sequence_length=None, int8=False):
             f"The model computes in {dtype}, LiteRT in float32. Build it of a backbone with "
             'dtype="float32", and give it these weights: set_weights(model.get_weights()).'
         )
-    longest = model.preprocessor.sequence_length
-    length = longest if sequence_length is None else sequence_length
-    if not 3 <= length <= longest:
-        raise ValueError(
-            f"sequence_length={length} must be at least 3 and at most {longest}, the model's."
-        )
+    lengths = _lengths(model.preprocessor.sequence_length, sequence_lengths)
     with whole_folder(folder) as partial:
-        (partial / FILE).write_bytes(_converted(model, length, int8))
+        (partial / FILE).write_bytes(_converted(model, lengths, int8))
         model.preprocessor.tokenizer.save(partial)
         if names := _names(model):
             (partial / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
@@ -98,6 +97,8 @@ def export_litert(model, folder, *, sequence_length=None, int8=False):
 
 def check_litert(folder, model, texts, labels=None):
     """Runs the file of an export as a device does, and compares its answers with the model's.
+
+    Each row goes to the shortest signature that it fits, and the model reads the same tokens.
 
     Args:
         folder: Path of the folder that `export_litert` has written.
@@ -113,7 +114,7 @@ def check_litert(folder, model, texts, labels=None):
         - `agreement`: float, the share of equal decisions: classes, tags, first and last tokens. A
           `TextEmbedder` has none;
         - with labels, `accuracy` and `model_accuracy`, floats, and `accuracy_loss`, their
-          difference: what 8 bits and a shorter `sequence_length` cost together;
+          difference: what 8 bits and rows shorter than the model's cost together;
         - `milliseconds`: float, the median for a row on this machine;
         - `mebibytes` and `float32_mebibytes`: floats, of the file and of the model's weights.
 
@@ -129,17 +130,13 @@ def check_litert(folder, model, texts, labels=None):
         Traceback (most recent call last):
         FileNotFoundError: There is no model.tflite in no/such/folder.
     """
-    runner = _runner(Path(folder) / FILE)
+    runners = _runners(Path(folder) / FILE)
     columns = texts if isinstance(texts, dict) else {"text": as_strings(texts, "texts")}
     truth = None if labels is None else _truth(model, labels, len(columns["text"]))
-    length = int(runner.get_input_details()["token_ids"]["shape"][1])
-    rows = _rows(model, columns, length)
-    answers, milliseconds = _answers(runner, rows)
-    expected = _model_answers(model, rows, names=answers)
-    report = {
-        "rows": len(rows["token_ids"]),
-        "max_difference": float(max(abs(answers[n] - expected[n]).max() for n in answers)),
-    }
+    rows = _rows(model, columns, max(runners))
+    answers, milliseconds = _answers(runners, rows)
+    expected = _model_answers(model, rows, answers)
+    report = {"rows": len(answers), "max_difference": _max_difference(answers, expected)}
     if not isinstance(model, TextEmbedder):
         agrees = _decisions(model, answers) == _decisions(model, expected)
         report["agreement"] = float(np.mean(agrees))
@@ -155,18 +152,36 @@ def check_litert(folder, model, texts, labels=None):
 # === Writing ===
 
 
-def _converted(model, length, int8):
+def _lengths(longest, lengths):
+    """Returns the lengths of rows, ascending."""
+    if lengths is None:
+        lengths = [2**i for i in range(4, 32) if 2**i < longest] + [longest]
+    if not lengths:
+        raise ValueError("sequence_lengths is empty: name one, or leave it out for the usual ones.")
+    if wrong := [length for length in lengths if not 3 <= length <= longest]:
+        raise ValueError(
+            f"sequence_lengths must be at least 3 and at most {longest}, the model's; got {wrong}."
+        )
+    return sorted(set(lengths))
+
+
+def _converted(model, lengths, int8):
     """Returns the content of the file."""
     tokens = signatures(model)["tokens"]
-    specs = [tf.TensorSpec([1, length], spec.dtype, spec.name) for spec in tokens.input_signature]
 
     def numbers(*inputs):
         answers = tokens.python_function(*inputs)
         return {name: value for name, value in answers.items() if value.dtype != tf.string}
 
+    def of_length(length):
+        inputs = tokens.input_signature
+        specs = [tf.TensorSpec([1, length], spec.dtype, spec.name) for spec in inputs]
+        return tf.function(numbers, input_signature=specs)
+
+    functions = {f"{SIGNATURE}{length}": of_length(length) for length in lengths}
     with tempfile.TemporaryDirectory() as saved:
-        save_graphs(model, {"tokens": tf.function(numbers, input_signature=specs)}, Path(saved))
-        converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=["tokens"])
+        save_graphs(model, functions, Path(saved))
+        converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=list(functions))
         if int8:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         try:
@@ -186,19 +201,22 @@ def _names(model):
 # === Checking ===
 
 
-def _runner(file):
-    """Loads the file; what is returned runs its signature `tokens`."""
+def _runners(file):
+    """Loads the file. Returns a dict from the lengths of a row, ascending, to what answers one."""
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file.name} in {file.parent}.")
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ImportError("LiteRT is missing: pip install 'keras-llm[litert]'.") from error
-    return Interpreter(str(file)).get_signature_runner("tokens")
+    interpreter = Interpreter(str(file))
+    names = interpreter.get_signature_list()
+    lengths = sorted(int(name.removeprefix(SIGNATURE)) for name in names)
+    return {length: interpreter.get_signature_runner(f"{SIGNATURE}{length}") for length in lengths}
 
 
 def _rows(model, columns, length):
-    """Returns what the file reads, a dict of arrays (rows, length)."""
+    """Returns what is read, a dict of arrays (rows, length)."""
     tokenizer = model.preprocessor.tokenizer
     with _cut_at(model.preprocessor, length):
         inputs = model.serve_inputs(**{name: tf.constant(c) for name, c in columns.items()})
@@ -222,28 +240,46 @@ def _cut_at(preprocessor, length):
         preprocessor.sequence_length = before
 
 
-def _answers(runner, rows):
-    """Asks the file row by row. Returns its answers and the milliseconds that one takes."""
+def _answers(runners, rows):
+    """Asks the file row by row. Returns a list of its answers and the milliseconds that one takes.
+
+    Args:
+        runners: as of `_runners`.
+        rows: dict of arrays (rows, length), as long as the longest that the file takes.
+    """
     answers, seconds = [], []
-    for i in range(len(rows["token_ids"])):
-        row = {name: values[i : i + 1] for name, values in rows.items()}
+    for i, tokens in enumerate(rows["padding_mask"].sum(axis=1)):
+        length = next(length for length in runners if tokens <= length)
+        row = {name: values[i : i + 1, :length] for name, values in rows.items()}
         start = time.perf_counter()
-        answers.append(runner(**row))
+        answers.append(runners[length](**row))
         seconds.append(time.perf_counter() - start)
-    return _joined(answers), 1000 * statistics.median(seconds)
+    return answers, 1000 * statistics.median(seconds)
 
 
-def _model_answers(model, rows, names):
-    """Asks the model the same. Returns the answers that the file has too."""
-    batches = tf.data.Dataset.from_tensor_slices(rows).batch(32)
-    answers = _joined([model.serve_tokens(batch) for batch in batches])
-    return {name: answers[name] for name in names}
+def _model_answers(model, rows, answers):
+    """Asks the model the same. Returns what the file's answers should be, each as long as it is."""
+    batches = [model.serve_tokens(b) for b in tf.data.Dataset.from_tensor_slices(rows).batch(32)]
+    expected = {n: np.concatenate([batch[n] for batch in batches]) for n in answers[0]}
+    return [
+        {name: _cut(expected[name][i : i + 1], value.shape) for name, value in answer.items()}
+        for i, answer in enumerate(answers)
+    ]
+
+
+def _cut(values, shape):
+    return values[tuple(slice(size) for size in shape)]
+
+
+def _max_difference(answers, expected):
+    pairs = zip(answers, expected, strict=True)
+    return float(max(abs(one[name] - other[name]).max() for one, other in pairs for name in one))
 
 
 def _accuracies(model, columns, answers, truth):
     """Returns those of the file and of the model, which may read more of a text."""
     rows = _rows(model, columns, model.preprocessor.sequence_length)
-    expected = _model_answers(model, rows, names=answers)
+    expected = _model_answers(model, rows, answers)
     accuracy, model_accuracy = (
         float(np.mean(_decisions(model, given) == truth)) for given in (answers, expected)
     )
@@ -254,13 +290,10 @@ def _accuracies(model, columns, answers, truth):
     }
 
 
-def _joined(batches):
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
 def _decisions(model, answers):
     """Returns what follows: numbers of classes, tags or tokens; with `multi_label` yes and no."""
-    return np.concatenate([_decided(model, answers[name]) for name in sorted(answers)])
+    decided = [_decided(model, answer[name]) for answer in answers for name in sorted(answer)]
+    return np.concatenate(decided)
 
 
 def _decided(model, values):

@@ -58,34 +58,68 @@ def test_an_app_without_tensorflow_has_the_models_answers(model, folders):
     folder = folders[False]
     tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"))
     tokenizer.enable_truncation(LENGTH)
-    tokenizer.enable_padding(length=LENGTH)
-    run = Interpreter(str(folder / "model.tflite")).get_signature_runner("tokens")
+    interpreter = Interpreter(str(folder / "model.tflite"))
     names = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+    asked = set()
     texts = [*WORDS, "坏电影！"]
     expected = model.predict(texts, verbose=0)
     for text, label, probabilities in zip(texts, *expected.values(), strict=True):
         row = tokenizer.encode(text)
-        answer = run(
+        length = 16 if len(row.ids) <= 16 else LENGTH
+        row.pad(length)
+        asked.add(length)
+        answer = interpreter.get_signature_runner(f"tokens_{length}")(
             token_ids=np.array([row.ids], "int32"),
             padding_mask=np.array([row.attention_mask], bool),
             segment_ids=np.array([row.type_ids], "int32"),
         )
         np.testing.assert_allclose(answer["probabilities"][0], probabilities, atol=1e-5)
         assert names[answer["probabilities"][0].argmax()] == label
+    assert asked == {16, LENGTH}
 
 
 def test_inputs_and_outputs_have_the_names_of_the_signature(folders):
-    run = Interpreter(str(folders[True] / "model.tflite")).get_signature_runner("tokens")
-    inputs = {
-        name: (np.dtype(detail["dtype"]).name, detail["shape"].tolist())
-        for name, detail in run.get_input_details().items()
-    }
-    assert inputs == {
-        "token_ids": ("int32", [1, LENGTH]),
-        "padding_mask": ("bool", [1, LENGTH]),
-        "segment_ids": ("int32", [1, LENGTH]),
-    }
-    assert list(run.get_output_details()) == ["probabilities"]
+    interpreter = Interpreter(str(folders[True] / "model.tflite"))
+    assert set(interpreter.get_signature_list()) == {"tokens_16", f"tokens_{LENGTH}"}
+    for length in (16, LENGTH):
+        run = interpreter.get_signature_runner(f"tokens_{length}")
+        inputs = {
+            name: (np.dtype(detail["dtype"]).name, detail["shape"].tolist())
+            for name, detail in run.get_input_details().items()
+        }
+        assert inputs == {
+            "token_ids": ("int32", [1, length]),
+            "padding_mask": ("bool", [1, length]),
+            "segment_ids": ("int32", [1, length]),
+        }
+        assert list(run.get_output_details()) == ["probabilities"]
+
+
+def test_lengths_share_the_weights(model, folders, tmp_path):
+    """Six lengths instead of two add the ops of their graphs, not a copy of the weights."""
+    lengths = [24, 3, 8, 12, 16, 20, 20]
+    folder = serving.export_litert(model, tmp_path / "phone", sequence_lengths=lengths)
+    interpreter = Interpreter(str(folder / "model.tflite"))
+    assert set(interpreter.get_signature_list()) == {f"tokens_{n}" for n in lengths}
+    sizes = [(f / "model.tflite").stat().st_size for f in (folders[False], folder)]
+    weights = sum(value.nbytes for value in model.get_weights())
+    assert sizes[1] - sizes[0] < 0.2 * weights
+
+
+def test_a_row_goes_to_the_shortest_signature_that_it_fits(model, folders, monkeypatch):
+    asked = []
+
+    class Watched(Interpreter):
+        def get_signature_runner(self, name):
+            run = super().get_signature_runner(name)
+            return lambda **row: asked.append((name, row["token_ids"].shape)) or run(**row)
+
+    monkeypatch.setattr("ai_edge_litert.interpreter.Interpreter", Watched)
+    texts = ["good " * 14, "good " * 15, "", "good " * 100]  # and two tokens around each
+    report = serving.check_litert(folders[False], model, texts)
+    short, long = ("tokens_16", (1, 16)), (f"tokens_{LENGTH}", (1, LENGTH))
+    assert asked == [short, long, short, long]
+    assert report["max_difference"] < 1e-5
 
 
 def test_8_bits_are_a_quarter_of_the_size_and_decide_the_same(model, folders):
@@ -110,7 +144,7 @@ def test_sizes_are_those_of_the_file_and_of_the_weights(model, folders):
 def test_each_task_has_builtin_ops_alone_and_the_models_answers(tmp_path, name):
     keras.utils.set_random_seed(0)
     model = TASKS[name]()
-    folder = serving.export_litert(model, tmp_path / "phone", sequence_length=LENGTH)
+    folder = serving.export_litert(model, tmp_path / "phone", sequence_lengths=[16, LENGTH])
     used = ops(folder / "model.tflite")
     assert "CUSTOM" not in used and "FULLY_CONNECTED" in used
     questions = {"question": ["who saw?"] * len(TEXTS), "context": TEXTS}
@@ -129,7 +163,7 @@ def test_each_task_has_builtin_ops_alone_and_the_models_answers(tmp_path, name):
 
 def test_what_a_shorter_file_does_not_read_is_a_loss(model, tmp_path):
     """The file reads two tokens of a text: the rest is as if it were not there."""
-    folder = serving.export_litert(model, tmp_path / "phone", sequence_length=4)
+    folder = serving.export_litert(model, tmp_path / "phone", sequence_lengths=[4])
     texts = ["good", "bad", "a film bad bad bad bad", "a film good good good good", "bad bad bad"]
     labels = model.predict(texts, verbose=0)["label"].tolist()
     cut = model.predict([" ".join(text.split()[:2]) for text in texts], verbose=0)["label"].tolist()
@@ -163,8 +197,14 @@ def test_models_that_write_are_refused(tmp_path, name):
 
 @pytest.mark.parametrize("length", [2, LENGTH + 1])
 def test_a_length_that_the_model_does_not_read(model, tmp_path, length):
-    with pytest.raises(ValueError, match=f"sequence_length={length} must be at least 3 and at m"):
-        serving.export_litert(model, tmp_path / "phone", sequence_length=length)
+    with pytest.raises(ValueError, match=rf"at least 3 and at most 24, .* got \[{length}\]"):
+        serving.export_litert(model, tmp_path / "phone", sequence_lengths=[8, length])
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_length_at_all(model, tmp_path):
+    with pytest.raises(ValueError, match="sequence_lengths is empty"):
+        serving.export_litert(model, tmp_path / "phone", sequence_lengths=[])
 
 
 def test_a_model_in_bfloat16_is_refused(tmp_path):
