@@ -67,7 +67,7 @@ def data(
 def finetune(
     task: Annotated[
         str,
-        typer.Argument(help="What to do: classify, tag, answer, summarize, write, chat."),
+        typer.Argument(help="What to do: classify, compare, tag, answer, summarize, write, chat."),
     ],
     data: Annotated[
         str, typer.Option(help="Examples: .jsonl, .csv or .parquet, or the name of a data set.")

@@ -36,6 +36,7 @@ from keras_llm.tasks import (
     QuestionAnswerer,
     Summarizer,
     TextClassifier,
+    TextPairClassifier,
     TokenClassifier,
     language_model,
     lead_baseline,
@@ -165,8 +166,8 @@ def run(options):
     Example:
         >>> run(Options("paint", data="reviews.csv", model="tiny", out="runs/reviews"))
         Traceback (most recent call last):
-        ValueError: There is no task 'paint'. There are: classify, tag, answer,
-        summarize, write, chat.
+        ValueError: There is no task 'paint'. There are: classify, compare, tag,
+        answer, summarize, write, chat.
     """
     kind = _kind(options.task)
     folder = Path(options.out)
@@ -505,11 +506,12 @@ def _show(metrics, title):
 
 
 def _read_labels(data, columns, settings):
-    """Reads texts and labels; several labels are a list, or in a .csv file `one|another`."""
+    """Reads texts, or pairs, and labels; several are a list, or in a .csv file `one|another`."""
     texts, labels = [], []
     for place, row in _rows(data, columns):
-        texts.append(_text(place, "text", row["text"]))
-        label = row["label"]
+        label = row.pop("label")
+        read = tuple(_text(place, name, value) for name, value in row.items())
+        texts.append(read if len(read) > 1 else read[0])
         if settings.get("multi_label"):
             names = label.split("|") if isinstance(label, str) else label or ()
             labels.append(tuple(str(name) for name in names if name != ""))
@@ -674,15 +676,24 @@ def _unigram_perplexity(sequences):
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
+_CLASSIFY = Kind(
+    TextClassifier,
+    columns=("text", "label"),
+    read=_read_labels,
+    arguments=_classes,
+    fit_settings={"class_weight": None},
+    tune=lambda model, validation: model.calibrate(*validation, verbose=0),
+    measure=_measure_classes,
+)
+
 TASKS = {
-    "classify": Kind(
-        TextClassifier,
-        columns=("text", "label"),
-        read=_read_labels,
-        arguments=_classes,
-        fit_settings={"class_weight": None},
-        tune=lambda model, validation: model.calibrate(*validation, verbose=0),
-        measure=_measure_classes,
+    "classify": _CLASSIFY,
+    "compare": dataclasses.replace(
+        _CLASSIFY,
+        task=TextPairClassifier,
+        columns=("text", "text_pair", "label"),
+        texts=lambda examples: [text for pair in examples[0] for text in pair],
+        group=lambda pair: pair[0],
     ),
     "tag": Kind(
         TokenClassifier,

@@ -1,11 +1,18 @@
 """A small untrained model of each task: what the tests of `serving` export."""
 
-from keras_llm.models import BertBackbone, GPT2Backbone, T5Backbone, Transformer
+from keras_llm.models import (
+    BertBackbone,
+    GPT2Backbone,
+    RobertaBackbone,
+    T5Backbone,
+    Transformer,
+)
 from keras_llm.tasks import (
     QuestionAnswerer,
     Summarizer,
     TextClassifier,
     TextEmbedder,
+    TextPairClassifier,
     TokenClassifier,
     Translator,
     language_model,
@@ -24,6 +31,12 @@ def classifier(**kwargs):
     tokenizer = WordPieceTokenizer.train(CORPUS, 50)
     backbone = encoder(tokenizer.vocabulary_size())
     return TextClassifier(backbone, tokenizer, ["差", "good"], **kwargs)
+
+
+def pair_classifier():
+    tokenizer = BytePairTokenizer.train(CORPUS, 280)
+    backbone = RobertaBackbone(280, 1, 2, 16, 32, max_sequence_length=32)
+    return TextPairClassifier(backbone, tokenizer, ["no", "yes"])
 
 
 def embedder():
@@ -65,5 +78,23 @@ def decoder(sampler="greedy"):
 
 TASKS = {
     make.__name__: make
-    for make in (classifier, embedder, tagger, answerer, summarizer, translator, decoder)
+    for make in (
+        classifier,
+        pair_classifier,
+        embedder,
+        tagger,
+        answerer,
+        summarizer,
+        translator,
+        decoder,
+    )
 }
+
+
+def columns(name):
+    """Texts to ask a task of this name, by the names of its inputs."""
+    if name == "answerer":
+        return {"question": ["who saw?"] * len(TEXTS), "context": TEXTS}
+    if name == "pair_classifier":
+        return {"text": TEXTS, "text_pair": TEXTS[::-1]}
+    return {"text": TEXTS}

@@ -410,6 +410,34 @@ def test_a_folder_that_is_in_use_and_files_that_are_missing(tmp_path, finished):
         finetune.run(options(tmp_path, rows))
 
 
+def test_pairs_of_texts_are_compared(tmp_path, pretrained):
+    rows = [
+        {"text": f"a {first} {noun}", "reply": f"a {other} {last}", "verdict": other}
+        for first in ("good", "bad")
+        for other in ("good", "bad")
+        for noun in WORDS[2:]
+        for last in WORDS[6:]
+    ]
+    run = options(
+        tmp_path,
+        rows,
+        task="compare",
+        model=pretrained,
+        columns={"text_pair": "reply", "label": "verdict"},
+        settings={"pooling": "mean", "dropout": 0.0},
+        learning_rate=0.01,
+        batch_size=8,
+        epochs=6,
+        patience=6,
+    )
+    metrics = finetune.run(run)
+    assert metrics["accuracy"] == 1.0
+    assert finetune.evaluate(run.out, run.data)["accuracy"] == 1.0
+    write(tmp_path / "half.jsonl", [{**rows[0], "reply": " "}])
+    with pytest.raises(ValueError, match="line 1: the text_pair is ' ', not a text"):
+        finetune.evaluate(run.out, str(tmp_path / "half.jsonl"))
+
+
 def test_a_data_set_by_its_name():
     examples = finetune.TASKS["classify"].read(
         "state_of_the_union", {"text": "text", "label": "party"}, {}

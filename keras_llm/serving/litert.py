@@ -11,6 +11,7 @@ Notable:
 """
 
 import contextlib
+import inspect
 import re
 import statistics
 import tempfile
@@ -103,7 +104,8 @@ def check_litert(folder, model, texts, labels=None):
     Args:
         folder: Path of the folder that `export_litert` has written.
         model: The model that was exported.
-        texts: List of str; of a `QuestionAnswerer` a dict of lists, `question` and `context`.
+        texts: List of str; of a task that reads several a dict of lists, such as `question` and
+            `context` of a `QuestionAnswerer`.
         labels: List of the labels of the texts, as `evaluate` of a classifier takes them; or None.
 
     Returns:
@@ -120,8 +122,8 @@ def check_litert(folder, model, texts, labels=None):
 
     Raises:
         FileNotFoundError: there is no export.
-        ValueError: no texts; labels that the model does not know, not as many as texts, or for a
-            task without classes.
+        ValueError: no texts, or not those that the task reads; labels that the model does not know,
+            not as many as texts, or for a task without classes.
         TypeError: a single string, or a list of something else than strings.
         ImportError: the extra `[litert]` is missing.
 
@@ -131,7 +133,7 @@ def check_litert(folder, model, texts, labels=None):
         FileNotFoundError: There is no model.tflite in no/such/folder.
     """
     runners = _runners(Path(folder) / FILE)
-    columns = texts if isinstance(texts, dict) else {"text": as_strings(texts, "texts")}
+    columns = _columns(model, texts)
     truth = None if labels is None else _truth(model, labels, len(columns["text"]))
     rows = _rows(model, columns, max(runners))
     answers, milliseconds = _answers(runners, rows)
@@ -213,6 +215,17 @@ def _runners(file):
     names = interpreter.get_signature_list()
     lengths = sorted(int(name.removeprefix(SIGNATURE)) for name in names)
     return {length: interpreter.get_signature_runner(f"{SIGNATURE}{length}") for length in lengths}
+
+
+def _columns(model, texts):
+    """Returns lists of texts by their names in `serve`."""
+    names = list(inspect.signature(model.serve).parameters)
+    columns = texts if isinstance(texts, dict) else {"text": texts}
+    if set(columns) != set(names):
+        raise ValueError(
+            f"{type(model).__name__} reads {' and '.join(names)}: pass a dict of these lists."
+        )
+    return {name: as_strings(values, "texts") for name, values in columns.items()}
 
 
 def _rows(model, columns, length):

@@ -5,11 +5,13 @@ from keras_llm import models, tokenizers  # noqa: F401
 from keras_llm.tasks.chat import Chat
 from keras_llm.tasks.classification import TextClassifier
 from keras_llm.tasks.embedding import TextEmbedder
+from keras_llm.tasks.pair_classification import TextPairClassifier
 from keras_llm.tasks.preprocessing import (
     EncoderPreprocessor,
     QuestionAnswererPreprocessor,
     SequenceToSequencePreprocessor,
     TextClassifierPreprocessor,
+    TextPairClassifierPreprocessor,
     TokenClassifierPreprocessor,
 )
 from keras_llm.tasks.prompting import (
@@ -49,6 +51,8 @@ __all__ = [
     "TextClassifier",
     "TextClassifierPreprocessor",
     "TextEmbedder",
+    "TextPairClassifier",
+    "TextPairClassifierPreprocessor",
     "TokenClassifier",
     "TokenClassifierPreprocessor",
     "Translator",

@@ -215,7 +215,7 @@ class Classifier(TextTask):
 
     def _logits(self, x, batch_size, **kwargs):
         if not isinstance(x, tf.data.Dataset):
-            x = tf.data.Dataset.from_tensor_slices(as_strings(x, "texts")).batch(batch_size)
+            x = tf.data.Dataset.from_tensor_slices(self._as_texts(x)).batch(batch_size)
         return super().predict(x, **kwargs)  # (texts, classes)
 
     def _probabilities(self, logits):
@@ -336,6 +336,8 @@ class TextClassifier(Classifier):
         ['greeting']
     """
 
+    preprocessor_class = TextClassifierPreprocessor
+
     def __init__(
         self,
         backbone,
@@ -369,7 +371,7 @@ class TextClassifier(Classifier):
 
         # === Layers ===
         self.backbone = backbone
-        self.preprocessor = TextClassifierPreprocessor(
+        self.preprocessor = self.preprocessor_class(
             tokenizer,
             classes,
             sequence_length,
@@ -420,12 +422,15 @@ class TextClassifier(Classifier):
 
     def serve(self, text):
         """As of every `Classifier`; texts of like length are read together."""
+        return self._serve(self.serve_inputs(text))
+
+    def _serve(self, inputs):
         names = tf.TensorSpec([None, None] if self.multi_label else [None], tf.string)
         returns = {
             "labels" if self.multi_label else "label": names,
             "probabilities": tf.TensorSpec([None, len(self.classes)], tf.float32),
         }
-        return by_length(self.serve_tokens, self.serve_inputs(text), returns)
+        return by_length(self.serve_tokens, inputs, returns)
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -154,6 +154,90 @@ class TextClassifierPreprocessor(EncoderPreprocessor):
         return {**config, "classes": self.classes, "multi_label": self.multi_label}
 
 
+class _ReadsTwoTexts:
+    """Mixin for a preprocessor of rows `[CLS] text [SEP] text [SEP]`; put it first in the bases."""
+
+    @property
+    def num_separators(self):
+        """How many tokens stand between the texts: RoBERTa (Liu et al., 2019) has two `</s>`."""
+        return 2 if isinstance(self.tokenizer, BytePairTokenizer) else 1
+
+    def pack(self, rows):
+        """Pads rows of tokens to the longest of them, and tells the two texts apart."""
+        inputs = super().pack(rows)
+        if self.segments:
+            token_ids, mask = inputs["token_ids"], inputs["padding_mask"]
+            separator = tf.cast(token_ids == self.tokenizer.end_token_id, tf.int32)
+            is_second = tf.cumsum(separator, axis=1, exclusive=True) > 0
+            inputs["segment_ids"] = tf.cast(is_second & mask, tf.int32)
+        return inputs
+
+
+@keras.saving.register_keras_serializable(package="keras_llm")
+class TextPairClassifierPreprocessor(_ReadsTwoTexts, TextClassifierPreprocessor):
+    """Turns pairs of texts into `[CLS] text [SEP] text_pair [SEP]`, names of classes into numbers.
+
+    Of byte-level tokenizers two `</s>` stand between the texts, as in "RoBERTa" (Liu et al., 2019).
+
+    Args:
+        tokenizer: as in `EncoderPreprocessor`.
+        classes: as in `TextClassifierPreprocessor`.
+        sequence_length: int, the most tokens of both texts, special ones included, at least 6. Of a
+            pair that is longer the longer text is cut at its end until both are as long, then both
+            alike; of an odd number of tokens it has one more, or else the second text.
+        **kwargs: as in `TextClassifierPreprocessor`.
+
+    Call arguments:
+        x: string tensor (batch, 2).
+        y: as in `TextClassifierPreprocessor`.
+        sample_weight: as in `TextClassifierPreprocessor`.
+
+    Returns:
+        As `TextClassifierPreprocessor`; `segment_ids` are 0 for the first text, 1 for the second.
+
+    Raises:
+        ValueError: `sequence_length` is less than 6.
+
+    Example:
+        >>> from keras_llm.tokenizers import WordPieceTokenizer
+        >>> words = ["who", "?", "ada", "came"]
+        >>> tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+        >>> preprocess = TextPairClassifierPreprocessor(tokenizer, ["no", "yes"])
+        >>> x = preprocess(tf.constant([["Who?", "Ada came"], ["Ada?", "Ada"]]))
+        >>> x["token_ids"].numpy().tolist(), x["segment_ids"].numpy()[0].tolist()
+        ([[2, 5, 6, 3, 7, 8, 3], [2, 7, 6, 3, 7, 3, 0]], [0, 0, 0, 0, 1, 1, 1])
+    """
+
+    def __init__(self, tokenizer, classes, sequence_length=128, **kwargs):
+        super().__init__(tokenizer, classes, sequence_length, **kwargs)
+        if sequence_length < 6:  # one token of each, first and last token, two separators
+            raise ValueError(f"sequence_length={sequence_length} must be at least 6 for two texts.")
+
+    def of_columns(self, text, text_pair):
+        """Returns the inputs of two string tensors (batch,), as an export gets them."""
+        return self._rows(self.tokenizer(text), self.tokenizer(text_pair))
+
+    def _inputs(self, texts):
+        return self.of_columns(*tf.unstack(texts, axis=1))
+
+    def _rows(self, first, second):
+        """Frames two texts, ragged (batch, None), cut to what there is room for."""
+        room = self.sequence_length - self.num_separators - 2
+        lengths, others = first.row_lengths(), second.row_lengths()
+        half = (room + tf.cast(lengths > others, lengths.dtype)) // 2
+        lengths = tf.minimum(lengths, tf.maximum(room - others, half))
+        others = tf.minimum(others, room - lengths)
+        end = tf.fill((tf.size(lengths), 1), self.tokenizer.end_token_id)
+        first, second = _shortened(first, lengths), _shortened(second, others)
+        return self._framed(tf.concat([first, *[end] * self.num_separators, second], axis=1))
+
+
+def _shortened(rows, lengths):
+    """Cuts ragged rows at their ends to lengths (batch,), none of them more than there are."""
+    starts = rows.row_starts()
+    return tf.gather(rows.flat_values, tf.ragged.range(starts, starts + lengths))
+
+
 # In a text these stand without a space before them; a byte-level piece tells the difference.
 _WITHOUT_SPACE = r"\p{Han}\p{Hiragana}\p{Katakana}\x{FF00}-\x{FFEF}\p{P}\p{S}\s"
 
@@ -322,7 +406,7 @@ class Windows(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="keras_llm")
-class QuestionAnswererPreprocessor(EncoderPreprocessor):
+class QuestionAnswererPreprocessor(_ReadsTwoTexts, EncoderPreprocessor):
     """Turns questions and contexts into `[CLS] question [SEP] window of the context [SEP]`.
 
     A context that is too long for the model is cut into windows that overlap, as in the code of
@@ -358,7 +442,6 @@ class QuestionAnswererPreprocessor(EncoderPreprocessor):
     def __init__(self, tokenizer, sequence_length=384, stride=128, segments=True, **kwargs):
         super().__init__(tokenizer, sequence_length, segments, **kwargs)
         self.stride = stride
-        self.num_separators = 2 if isinstance(tokenizer, BytePairTokenizer) else 1
 
     @property
     def max_question_length(self):
@@ -369,16 +452,6 @@ class QuestionAnswererPreprocessor(EncoderPreprocessor):
         """Returns the inputs of all windows."""
         inputs = self.pack(self.windows(x["question"], x["context"]).token_ids)
         return keras.utils.pack_x_y_sample_weight(inputs, y, sample_weight)
-
-    def pack(self, rows):
-        """Pads rows of tokens to the longest of them, and tells question and context apart."""
-        inputs = super().pack(rows)
-        if self.segments:
-            token_ids, mask = inputs["token_ids"], inputs["padding_mask"]
-            separator = tf.cast(token_ids == self.tokenizer.end_token_id, tf.int32)
-            context = tf.cumsum(separator, axis=1, exclusive=True) > 0
-            inputs["segment_ids"] = tf.cast(context & mask, tf.int32)
-        return inputs
 
     def windows(self, questions, contexts):
         """Cuts contexts into windows.

@@ -15,9 +15,9 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
     """A KerasHub task whose `fit` and `evaluate` take lists of strings.
 
     A subclass has a `preprocessor` that turns a batch of strings into the inputs of the model, and
-    `targets_name`, the word for its targets in messages. It may override `_as_targets`, where a
-    target is no string, `_check_targets`, to refuse targets before anything is trained, and
-    `_batches`, what a step is trained on.
+    `targets_name`, the word for its targets in messages. It may override `_as_texts` and
+    `_as_targets`, where a text or a target is no string, `_check_targets`, to refuse targets before
+    anything is trained, and `_batches`, what a step is trained on.
     """
 
     @classmethod
@@ -93,7 +93,7 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
 
     def _columns(self, x, y, sample_weight=None):
         """Returns texts, targets and, where given, weights, checked before any work is done."""
-        texts = as_strings(x, "texts")
+        texts = self._as_texts(x)
         if y is None:
             raise ValueError(
                 f"{self.targets_name.capitalize()} are missing: pass them beside the texts, "
@@ -110,6 +110,10 @@ class TextTask(TrainingMixin, keras_hub.models.Task):
         if sample_weight is not None:
             columns.append(np.asarray(sample_weight, "float32"))
         return tuple(columns)
+
+    def _as_texts(self, x):
+        """Returns the texts as a list of str, or of rows of str."""
+        return as_strings(x, "texts")
 
     def _as_targets(self, y):
         """Returns the targets as a list or array of str; those of a text may be a row."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from served import TEXTS
+from served import TEXTS, columns
 
 from keras_llm import serving
 from keras_llm.serving.checking import text_libraries
@@ -47,17 +47,11 @@ def ask(program, version, columns, libraries=None):
     }
 
 
-def columns(name):
-    if name == "answerer":
-        return {"question": ["who saw?"] * len(TEXTS), "context": TEXTS}
-    return {"text": TEXTS}
-
-
 def _value(word):
     return bytes.fromhex(word[1:]).decode() if word.startswith("x") else float(word)
 
 
-@pytest.mark.parametrize("name", ["classifier", "answerer", "tagger", "summarizer", "decoder"])
+@pytest.mark.parametrize("name", ["pair_classifier", "answerer", "tagger", "summarizer", "decoder"])
 def test_cpp_answers_as_python_does(program, exports, name):
     _, version = exports(name)
     served = tf.saved_model.load(version).signatures["serving_default"]

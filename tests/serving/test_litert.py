@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from served import CORPUS, TASKS, TEXTS
+from served import CORPUS, TASKS, TEXTS, columns
 from tokenizers import BertWordPieceTokenizer
 
 from keras_llm import serving
@@ -17,7 +17,7 @@ from keras_llm.tasks import TextClassifier
 from keras_llm.tokenizers import WordPieceTokenizer
 
 LENGTH = 24
-ON_DEVICES = ("classifier", "embedder", "tagger", "answerer")
+ON_DEVICES = ("classifier", "pair_classifier", "embedder", "tagger", "answerer")
 WORDS = ["good", "bad", "a good film", "a bad film", "the bad one", "was good " * 20, ""]
 
 
@@ -147,14 +147,17 @@ def test_each_task_has_builtin_ops_alone_and_the_models_answers(tmp_path, name):
     folder = serving.export_litert(model, tmp_path / "phone", sequence_lengths=[16, LENGTH])
     used = ops(folder / "model.tflite")
     assert "CUSTOM" not in used and "FULLY_CONNECTED" in used
-    questions = {"question": ["who saw?"] * len(TEXTS), "context": TEXTS}
-    report = serving.check_litert(folder, model, questions if name == "answerer" else TEXTS)
+    report = serving.check_litert(folder, model, columns(name))
     assert report["max_difference"] < 1e-5
     assert report.get("agreement", 1.0) == 1.0
     assert ("agreement" in report) == (name != "embedder")
     assert (report["rows"] > len(TEXTS)) == (name in ("tagger", "answerer"))  # windows
     labels = folder / "labels.txt"
-    names = {"classifier": ["差", "good"], "tagger": getattr(model, "tags", None)}
+    names = {
+        "classifier": ["差", "good"],
+        "pair_classifier": ["no", "yes"],
+        "tagger": getattr(model, "tags", None),
+    }
     assert (labels.read_text("utf-8").splitlines() if labels.exists() else None) == names.get(name)
 
 
@@ -246,6 +249,14 @@ def test_a_folder_with_something_in_it_is_left_alone(model, folders):
 def test_texts_and_labels_are_checked(model, folders, texts, labels, message):
     with pytest.raises(ValueError, match=message):
         serving.check_litert(folders[True], model, texts, labels)
+
+
+def test_columns_are_those_that_the_task_reads(model, folders):
+    with pytest.raises(ValueError, match="TextClassifier reads text: pass a dict of these lists"):
+        serving.check_litert(folders[True], model, columns("pair_classifier"))
+    pairs = TASKS["pair_classifier"]()
+    with pytest.raises(ValueError, match="TextPairClassifier reads text and text_pair: pass a"):
+        serving.check_litert(folders[True], pairs, ["good"])
 
 
 def test_labels_for_a_task_without_classes_of_texts(folders):

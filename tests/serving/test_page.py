@@ -87,6 +87,19 @@ def test_a_classifier_is_shown_with_names_words_and_tokens(film):
     assert [(unescape(token), number) for token, number in drawn] == expected
 
 
+def test_of_two_texts_the_words_of_both_are_shown(shown):
+    model = made("pair_classifier")
+    _, page = shown(model)
+    text, other = "who saw the film?", "a good film"
+    heading, scores, words = asked(page, text, other)
+    expected = model.predict([(text, other)], verbose=0)
+    assert text_of(heading) == expected["label"][0]
+    found = {score["label"]: score["confidence"] for score in scores["confidences"]}
+    probabilities = expected["probabilities"][0]
+    np.testing.assert_allclose([found["no"], found["yes"]], probabilities, atol=1e-5)
+    assert "who saw the film?" in text_of(words) and "a good film" in text_of(words)
+
+
 def test_several_labels_may_be_none(shown):
     model = classifier(multi_label=True, threshold=0.999)
     _, page = shown(model)

@@ -4,7 +4,7 @@ import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
-from served import TASKS, TEXTS, classifier
+from served import TASKS, TEXTS, classifier, columns
 
 from keras_llm import serving
 from keras_llm.serving.signatures import RequestSampler, signatures
@@ -13,10 +13,7 @@ from keras_llm.serving.signatures import RequestSampler, signatures
 @pytest.mark.parametrize("name", TASKS)
 def test_signatures_agree(exports, name):
     _, version = exports(name)
-    requests = {"text": TEXTS}
-    if name == "answerer":
-        requests = {"question": ["who saw?"] * len(TEXTS), "context": TEXTS}
-    served = serving.check(version, requests)  # raises where signatures differ
+    served = serving.check(version, columns(name))  # raises where signatures differ
     assert len(next(iter(served.values()))) == len(TEXTS)
     loaded = tf.saved_model.load(version).signatures
     expected = {"serving_default", "examples", "tokenize", "tokens"}
