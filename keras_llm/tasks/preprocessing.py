@@ -184,7 +184,7 @@ class TextPairClassifierPreprocessor(_ReadsTwoTexts, TextClassifierPreprocessor)
         classes: as in `TextClassifierPreprocessor`.
         sequence_length: int, the most tokens of both texts, special ones included, at least 6. Of a
             pair that is longer the longer text is cut at its end until both are as long, then both
-            alike; of an odd number of tokens it has one more, or else the second text.
+            alike. If one token is left over, the text that was longer has it, of equals the second.
         **kwargs: as in `TextClassifierPreprocessor`.
 
     Call arguments:
@@ -215,13 +215,7 @@ class TextPairClassifierPreprocessor(_ReadsTwoTexts, TextClassifierPreprocessor)
 
     def of_columns(self, text, text_pair):
         """Returns the inputs of two string tensors (batch,), as an export gets them."""
-        return self._rows(self.tokenizer(text), self.tokenizer(text_pair))
-
-    def _inputs(self, texts):
-        return self.of_columns(*tf.unstack(texts, axis=1))
-
-    def _rows(self, first, second):
-        """Frames two texts, ragged (batch, None), cut to what there is room for."""
+        first, second = self.tokenizer(text), self.tokenizer(text_pair)  # ragged (batch, None)
         room = self.sequence_length - self.num_separators - 2
         lengths, others = first.row_lengths(), second.row_lengths()
         half = (room + tf.cast(lengths > others, lengths.dtype)) // 2
@@ -230,6 +224,9 @@ class TextPairClassifierPreprocessor(_ReadsTwoTexts, TextClassifierPreprocessor)
         end = tf.fill((tf.size(lengths), 1), self.tokenizer.end_token_id)
         first, second = _shortened(first, lengths), _shortened(second, others)
         return self._framed(tf.concat([first, *[end] * self.num_separators, second], axis=1))
+
+    def _inputs(self, texts):
+        return self.of_columns(*tf.unstack(texts, axis=1))
 
 
 def _shortened(rows, lengths):
