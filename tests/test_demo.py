@@ -5,8 +5,9 @@ import battery
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_llm import corpora, demo, serving
+from keras_llm import corpora, demo, serving, training
 from keras_llm.models import BertForPretraining
 
 SMALL = {
@@ -30,6 +31,8 @@ def finished(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpora, "load", battery.load_thinned(3))  # the whole takes minutes
+        if request.param == "zh":  # on one replica, which is faster to trace; English is on two
+            patch.setattr(training, "strategy", tf.distribute.get_strategy)
         yield demo.run(request.param, folder, seed=3, plan=plan), plan, folder
 
 

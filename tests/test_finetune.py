@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import tensorflow as tf
 
-from keras_llm import corpora, finetune, serving
+from keras_llm import corpora, finetune, serving, training
 from keras_llm.checkpoints import save_hugging_face
 from keras_llm.corpora.files import read_rows
 from keras_llm.finetune import Options
@@ -39,6 +40,12 @@ def write(path, rows):
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def one_replica(monkeypatch):
+    """Runs are on one replica, which is faster to trace; `finished`, made before, is on two."""
+    monkeypatch.setattr(training, "strategy", tf.distribute.get_strategy)
 
 
 @pytest.fixture(scope="module")
