@@ -65,6 +65,7 @@ def export_litert(model, folder, *, sequence_lengths=None, int8=False):
         ValueError: another kind of model, such as one that writes texts; a length is out of its
             range, or there is none; the model does not compute in float32, or has an op that
             LiteRT lacks.
+        TypeError: `sequence_lengths` is a single number.
         FileExistsError: the folder holds something, or is a file.
 
     Example:
@@ -158,6 +159,8 @@ def _lengths(longest, lengths):
     """Returns the lengths of rows, ascending."""
     if lengths is None:
         lengths = [2**i for i in range(4, 32) if 2**i < longest] + [longest]
+    if isinstance(lengths, int):
+        raise TypeError(f"sequence_lengths must be a list, such as [{lengths}]; got {lengths}.")
     if not lengths:
         raise ValueError("sequence_lengths is empty: name one, or leave it out for the usual ones.")
     if wrong := [length for length in lengths if not 3 <= length <= longest]:

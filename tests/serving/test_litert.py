@@ -205,9 +205,11 @@ def test_a_length_that_the_model_does_not_read(model, tmp_path, length):
     assert not list(tmp_path.iterdir())
 
 
-def test_no_length_at_all(model, tmp_path):
+def test_no_lengths_and_no_list_of_them(model, tmp_path):
     with pytest.raises(ValueError, match="sequence_lengths is empty"):
         serving.export_litert(model, tmp_path / "phone", sequence_lengths=[])
+    with pytest.raises(TypeError, match=r"must be a list, such as \[16\]; got 16"):
+        serving.export_litert(model, tmp_path / "phone", sequence_lengths=16)
 
 
 def test_a_model_in_bfloat16_is_refused(tmp_path):
