@@ -13,9 +13,10 @@ in a process of its own that answers when it is asked, in turns of ten requests:
 The texts are film snippets, other ones in each turn, one a request and 32 a request. Printed are
 the median and the 99th percentile of the milliseconds that an answer takes, how much faster each of
 ours is than the faster of the two peers by the median, the seconds that loading takes, and the
-size of the export beside that of the weights. It fails where more than two labels of a hundred
-differ from the export's (8 bits decide some texts on the border otherwise), where it is less
-than 3 times (one text) or 1.5 times (32 texts) as fast, or larger than 1.1 times the weights.
+size of the export beside that of the weights. It fails where more than one label of a hundred
+differs from the export's, where it is less than 3 times (one text) or 1.5 times (32 texts) as fast,
+or larger than 1.1 times the weights. In 8 bits it is another model, which decides some texts on the
+border otherwise: how many labels are the same is printed.
 
     python benchmarks/serving.py [--singles 10] [--batches 2]
 """
@@ -35,11 +36,12 @@ from rich.progress import track
 from rich.table import Table
 
 OURS = "keras_llm"  # and what begins with it
+ROUNDED = f"{OURS}, LiteRT, 8 bits"
 PEERS = ("transformers", "keras_hub")
 CLASSES = ["negative", "positive"]
 AT_LEAST = {1: 3.0, 32: 1.5}  # texts a request: times as fast as the faster peer
 SIZE_AT_MOST = 1.1  # of the weights
-AGREEMENT = 0.98  # of the labels
+AGREEMENT = 0.99  # of the labels, but for 8 bits
 TRAINED = 2048  # texts
 IN_A_ROW = 10  # requests of a turn
 REST = 0.2  # seconds before a turn, for threads of the one before that still wait for work
@@ -206,7 +208,7 @@ def measure(workers, texts, size, blocks):
         same = np.mean(np.array(given) == np.array(labels[OURS]))
         if same < 1:
             print(f"Of the labels of {name} {same:.2%} are those of {OURS}.")
-        if same < AGREEMENT:
+        if same < AGREEMENT and name != ROUNDED:
             sys.exit("It is another model.")
     return {name: np.array(taken[IN_A_ROW:]) for name, taken in times.items()}
 
@@ -227,7 +229,7 @@ def main():
             OURS: Worker(export, version),
             f"{OURS}, portable": Worker(export, folder / "portable" / "1"),
             f"{OURS}, LiteRT": Worker(litert, folder / "litert"),
-            f"{OURS}, LiteRT, 8 bits": Worker(litert, folder / "litert8"),
+            ROUNDED: Worker(litert, folder / "litert8"),
             "transformers": Worker(transformers_pipeline, folder / "hugging_face"),
             "keras_hub": Worker(keras_hub_predict, folder / "hugging_face"),
         }

@@ -51,7 +51,9 @@ def _value(word):
     return bytes.fromhex(word[1:]).decode() if word.startswith("x") else float(word)
 
 
-@pytest.mark.parametrize("name", ["pair_classifier", "answerer", "tagger", "summarizer", "decoder"])
+@pytest.mark.parametrize(
+    "name", ["classifier", "pair_classifier", "answerer", "tagger", "summarizer", "decoder"]
+)
 def test_cpp_answers_as_python_does(program, exports, name):
     _, version = exports(name)
     served = tf.saved_model.load(version).signatures["serving_default"]
@@ -72,7 +74,10 @@ def test_without_the_ops_of_tensorflow_text_it_does_not_load(program, exports):
         ask(program, version, {"text": TEXTS}, libraries=[])
 
 
-@pytest.mark.parametrize("name", ["classifier", "summarizer", "decoder"])  # a kind of token each
+@pytest.mark.parametrize(
+    "name",
+    ["classifier", "summarizer", "decoder", "pair_classifier"],  # all kinds of tokens
+)
 def test_portable_export_needs_core_ops_alone(program, exports, tmp_path, name):
     model, usual = exports(name)
     version = serving.export(model, tmp_path / name, portable=True)
